@@ -1,0 +1,179 @@
+//! `/healthz`, `/readyz` and `/metrics` over HTTP.
+
+use std::io;
+use std::net::SocketAddr;
+
+use ::http::{HeaderValue, StatusCode, header};
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::{Health, Report};
+use crate::metrics::Metrics;
+
+/// Why the endpoints could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address could not be bound.
+    #[error(
+        "cannot listen on {address} for probes and metrics ({source}): is another program using the port?"
+    )]
+    Bind {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Accepting connections failed.
+    #[error("serving probes and metrics failed: {0}")]
+    Serve(io::Error),
+}
+
+/// A bound address that is not served yet.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    router: Router,
+}
+
+/// Binds `address`; port 0 takes a free port. Binding and serving are apart so that a taken port is an error at the
+/// start of a program and not a line in its log.
+///
+/// # Errors
+///
+/// When the address cannot be bound.
+pub async fn bind(address: SocketAddr, health: Health, metrics: Metrics) -> Result<Server, HttpError> {
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|source| HttpError::Bind { address, source })?;
+    Ok(Server {
+        listener,
+        router: router(health, metrics),
+    })
+}
+
+impl Server {
+    /// The address that was bound.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `shutdown` is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// When accepting connections fails.
+    pub async fn serve(self, shutdown: CancellationToken) -> Result<(), HttpError> {
+        axum::serve(self.listener, self.router)
+            .with_graceful_shutdown(shutdown.cancelled_owned())
+            .await
+            .map_err(HttpError::Serve)
+    }
+}
+
+fn router(health: Health, metrics: Metrics) -> Router {
+    let ready = health.clone();
+    Router::new()
+        .route("/healthz", get(move || async move { probe(health.live()) }))
+        .route("/readyz", get(move || async move { probe(ready.ready()) }))
+        .route("/metrics", get(scrape).with_state(metrics))
+}
+
+fn probe(report: Report) -> Response {
+    let status = if report.ok {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, report.text).into_response()
+}
+
+async fn scrape(State(metrics): State<Metrics>) -> Response {
+    let kind = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], metrics.text()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::metrics::Program;
+    use std::net::Ipv4Addr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    async fn fetch(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn probes_and_metrics_are_served_until_shutdown() {
+        let (health, token) = (Health::new(), CancellationToken::new());
+        let check = health.readiness("stores", "not listed yet");
+        let metrics = Metrics::build(
+            &Program {
+                name: "test",
+                version: "1.2.3",
+            },
+            |_| (),
+        );
+        let server = bind((Ipv4Addr::LOCALHOST, 0).into(), health, metrics)
+            .await
+            .unwrap();
+        let address = server.address().unwrap();
+        let serving = tokio::spawn(server.serve(token.clone()));
+
+        assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        let answer = fetch(address, "/readyz").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.contains("not listed yet"),
+            "{answer}"
+        );
+        check.ok();
+        assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+        let answer = fetch(address, "/metrics").await;
+        assert!(
+            answer.contains(r#"ringfence_build_info{program="test",version="1.2.3"} 1"#),
+            "{answer}"
+        );
+        assert!(answer.contains("process_resident_memory_bytes "), "{answer}");
+
+        token.cancel();
+        serving.await.unwrap().unwrap();
+        assert!(
+            TcpStream::connect(address).await.is_err(),
+            "the port is free again"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_named() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = taken.local_addr().unwrap();
+        let metrics = Metrics::build(
+            &Program {
+                name: "test",
+                version: "1",
+            },
+            |_| (),
+        );
+        let error = bind(address, Health::new(), metrics)
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(&address.to_string()), "{error}");
+    }
+}
