@@ -1,0 +1,376 @@
+//! From API objects to the model.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use crate::labels::{InvalidSelector, Selector};
+use crate::model::{
+    ContainerPort, IpBlock, Namespace, Node, ObjectKey, Peer, Pod, Policy, PortMatch, PortSpec, Protocol,
+    Rule,
+};
+
+/// A NetworkPolicy that the API server would refuse.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("NetworkPolicy {policy}: {field}: {reason}")]
+pub struct InvalidPolicy {
+    /// The policy.
+    pub policy: ObjectKey,
+    /// The field, such as `spec.ingress[0].ports[1].endPort`.
+    pub field: String,
+    /// What is wrong and what is expected.
+    pub reason: String,
+}
+
+/// What is wrong with one field, while the policy's name is not at hand.
+struct Invalid {
+    field: String,
+    reason: String,
+}
+
+impl Invalid {
+    fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            reason: reason.into(),
+        }
+    }
+
+    fn selector(at: &str) -> impl FnOnce(InvalidSelector) -> Self + '_ {
+        move |error| Self::new(format!("{at}.{}", error.field), error.reason)
+    }
+}
+
+fn key(metadata: &ObjectMeta) -> ObjectKey {
+    ObjectKey::new(
+        metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
+        metadata.name.clone().unwrap_or_default(),
+    )
+}
+
+impl Namespace {
+    /// Reads a namespace.
+    pub fn from_api(namespace: &core::Namespace) -> Self {
+        Self {
+            name: namespace.metadata.name.clone().unwrap_or_default(),
+            labels: namespace.metadata.labels.clone().unwrap_or_default(),
+        }
+    }
+}
+
+impl Node {
+    /// Reads a node. Addresses that are names are left out.
+    pub fn from_api(node: &core::Node) -> Self {
+        let addresses = node
+            .status
+            .iter()
+            .flat_map(|status| status.addresses.iter().flatten());
+        Self {
+            name: node.metadata.name.clone().unwrap_or_default(),
+            addresses: addresses
+                .filter_map(|address| address.address.parse().ok())
+                .collect(),
+        }
+    }
+}
+
+impl Pod {
+    /// Reads a pod.
+    pub fn from_api(pod: &core::Pod) -> Self {
+        let spec = pod.spec.as_ref();
+        let status = pod.status.as_ref();
+        Self {
+            key: key(&pod.metadata),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            node: spec
+                .and_then(|spec| spec.node_name.clone())
+                .filter(|node| !node.is_empty()),
+            addresses: status.map(pod_addresses).unwrap_or_default(),
+            host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+            finished: matches!(
+                status.and_then(|s| s.phase.as_deref()),
+                Some("Succeeded" | "Failed")
+            ),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            ports: spec.map(container_ports).unwrap_or_default(),
+            service_account: spec
+                .and_then(|spec| spec.service_account_name.clone())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+fn pod_addresses(status: &core::PodStatus) -> Vec<IpAddr> {
+    let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for address in listed
+        .chain(status.pod_ip.as_deref())
+        .filter_map(|ip| ip.parse().ok())
+    {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+fn container_ports(spec: &core::PodSpec) -> Vec<ContainerPort> {
+    let containers = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten());
+    let mut ports: Vec<ContainerPort> = containers
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            Some(ContainerPort {
+                name: port.name.clone(),
+                protocol: protocol(port.protocol.as_deref())?,
+                number: u16::try_from(port.container_port).ok()?,
+            })
+        })
+        .collect();
+    ports.sort();
+    ports.dedup();
+    ports
+}
+
+fn protocol(name: Option<&str>) -> Option<Protocol> {
+    match name {
+        None | Some("TCP") => Some(Protocol::Tcp),
+        Some("UDP") => Some(Protocol::Udp),
+        Some("SCTP") => Some(Protocol::Sctp),
+        Some(_) => None,
+    }
+}
+
+impl Policy {
+    /// Reads a NetworkPolicy and fills in the defaults of its type documentation: without `policyTypes` (or with an
+    /// empty list) it governs ingress always, and egress if it has egress rules.
+    ///
+    /// Fails where the API server would refuse the object.
+    pub fn from_api(policy: &networking::NetworkPolicy) -> Result<Self, InvalidPolicy> {
+        let key = key(&policy.metadata);
+        let uid = policy.metadata.uid.clone().unwrap_or_default();
+        let default = networking::NetworkPolicySpec::default();
+        match parse_spec(policy.spec.as_ref().unwrap_or(&default)) {
+            Ok((pod_selector, ingress, egress)) => Ok(Self {
+                key,
+                uid,
+                pod_selector,
+                ingress,
+                egress,
+            }),
+            Err(Invalid { field, reason }) => Err(InvalidPolicy {
+                policy: key,
+                field,
+                reason,
+            }),
+        }
+    }
+
+    /// What a policy that cannot be read stands for: it isolates in both directions and allows nothing. It selects what
+    /// it says it selects, or its whole namespace where even that cannot be read.
+    pub fn closed(policy: &networking::NetworkPolicy) -> Self {
+        let selector = policy.spec.as_ref().and_then(|spec| spec.pod_selector.as_ref());
+        Self {
+            key: key(&policy.metadata),
+            uid: policy.metadata.uid.clone().unwrap_or_default(),
+            pod_selector: selector
+                .and_then(|s| Selector::try_from(s).ok())
+                .unwrap_or_default(),
+            ingress: Some(Vec::new()),
+            egress: Some(Vec::new()),
+        }
+    }
+}
+
+type Parsed = (Selector, Option<Vec<Rule>>, Option<Vec<Rule>>);
+
+fn parse_spec(spec: &networking::NetworkPolicySpec) -> Result<Parsed, Invalid> {
+    let pod_selector = optional_selector(spec.pod_selector.as_ref(), "spec.podSelector")?.unwrap_or_default();
+    let types = spec.policy_types.as_deref().unwrap_or_default();
+    if let Some(index) = types.iter().position(|t| t != "Ingress" && t != "Egress") {
+        let reason = format!("`{}` is neither Ingress nor Egress", types[index]);
+        return Err(Invalid::new(format!("spec.policyTypes[{index}]"), reason));
+    }
+    let has_egress_rules = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
+    let governs_ingress = types.is_empty() || types.iter().any(|t| t == "Ingress");
+    let governs_egress = if types.is_empty() {
+        has_egress_rules
+    } else {
+        types.iter().any(|t| t == "Egress")
+    };
+
+    let ingress = spec.ingress.iter().flatten().enumerate().map(|(index, rule)| {
+        parse_rule(
+            &format!("spec.ingress[{index}]"),
+            "from",
+            rule.from.as_deref(),
+            rule.ports.as_deref(),
+        )
+    });
+    let egress = spec.egress.iter().flatten().enumerate().map(|(index, rule)| {
+        parse_rule(
+            &format!("spec.egress[{index}]"),
+            "to",
+            rule.to.as_deref(),
+            rule.ports.as_deref(),
+        )
+    });
+    let (ingress, egress) = (
+        ingress.collect::<Result<Vec<_>, _>>()?,
+        egress.collect::<Result<Vec<_>, _>>()?,
+    );
+    Ok((
+        pod_selector,
+        governs_ingress.then_some(ingress),
+        governs_egress.then_some(egress),
+    ))
+}
+
+fn parse_rule(
+    at: &str,
+    peers_field: &str,
+    peers: Option<&[networking::NetworkPolicyPeer]>,
+    ports: Option<&[networking::NetworkPolicyPort]>,
+) -> Result<Rule, Invalid> {
+    let peers = peers.unwrap_or_default().iter().enumerate();
+    let peers = peers.map(|(index, peer)| parse_peer(&format!("{at}.{peers_field}[{index}]"), peer));
+    let ports = ports.unwrap_or_default().iter().enumerate();
+    let ports = ports.map(|(index, port)| parse_port(&format!("{at}.ports[{index}]"), port));
+    let (peers, ports) = (
+        peers.collect::<Result<Vec<_>, _>>()?,
+        ports.collect::<Result<Vec<_>, _>>()?,
+    );
+    // "If this field is empty or missing, this rule matches all": an empty list is the same as none.
+    Ok(Rule {
+        peers: (!peers.is_empty()).then_some(peers),
+        ports: (!ports.is_empty()).then_some(ports),
+    })
+}
+
+fn parse_peer(at: &str, peer: &networking::NetworkPolicyPeer) -> Result<Peer, Invalid> {
+    let selects_pods = peer.namespace_selector.is_some() || peer.pod_selector.is_some();
+    match (&peer.ip_block, selects_pods) {
+        (Some(_), true) => Err(Invalid::new(
+            at,
+            "ipBlock stands alone: remove the selectors or the ipBlock",
+        )),
+        (None, false) => Err(Invalid::new(
+            at,
+            "a peer needs a podSelector, a namespaceSelector or an ipBlock",
+        )),
+        (Some(block), false) => Ok(Peer::Block(parse_block(&format!("{at}.ipBlock"), block)?)),
+        (None, true) => Ok(Peer::Pods {
+            namespaces: optional_selector(
+                peer.namespace_selector.as_ref(),
+                &format!("{at}.namespaceSelector"),
+            )?,
+            pods: optional_selector(peer.pod_selector.as_ref(), &format!("{at}.podSelector"))?,
+        }),
+    }
+}
+
+fn optional_selector(selector: Option<&LabelSelector>, at: &str) -> Result<Option<Selector>, Invalid> {
+    selector
+        .map(Selector::try_from)
+        .transpose()
+        .map_err(Invalid::selector(at))
+}
+
+fn parse_block(at: &str, block: &networking::IPBlock) -> Result<IpBlock, Invalid> {
+    let cidr = parse_cidr(&format!("{at}.cidr"), &block.cidr)?;
+    let mut except = Vec::new();
+    for (index, text) in block.except.iter().flatten().enumerate() {
+        let at = format!("{at}.except[{index}]");
+        let network = parse_cidr(&at, text)?;
+        if !cidr.contains(&network) || cidr == network {
+            return Err(Invalid::new(
+                at,
+                format!("{text} must lie strictly inside {}", block.cidr),
+            ));
+        }
+        except.push(network);
+    }
+    except.sort();
+    except.dedup();
+    Ok(IpBlock { cidr, except })
+}
+
+/// Parses a CIDR. Bits behind the prefix do not count; octets with leading zeros, which old objects may still have,
+/// are read as the API server reads them: as decimal numbers.
+fn parse_cidr(at: &str, text: &str) -> Result<IpNet, Invalid> {
+    let invalid = || Invalid::new(at, format!("`{text}` is no CIDR such as 10.0.0.0/8 or fd00::/8"));
+    let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
+    let address = address
+        .parse()
+        .or_else(|_| decimal_octets(address).parse())
+        .map_err(|_| invalid())?;
+    let prefix = prefix.parse().map_err(|_| invalid())?;
+    let network = match address {
+        // An IPv4 address written as IPv6 is the IPv4 address, as in Go's net package.
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() && prefix >= 96 => {
+            IpNet::new(v6.to_canonical(), prefix - 96)
+        }
+        address => IpNet::new(address, prefix),
+    };
+    network.map(|network| network.trunc()).map_err(|_| invalid())
+}
+
+fn decimal_octets(address: &str) -> String {
+    let octets = address
+        .split('.')
+        .map(|octet| match octet.trim_start_matches('0') {
+            "" if !octet.is_empty() => "0",
+            digits => digits,
+        });
+    octets.collect::<Vec<_>>().join(".")
+}
+
+fn parse_port(at: &str, port: &networking::NetworkPolicyPort) -> Result<PortMatch, Invalid> {
+    let Some(protocol) = protocol(port.protocol.as_deref()) else {
+        let name = port.protocol.as_deref().unwrap_or_default();
+        return Err(Invalid::new(
+            format!("{at}.protocol"),
+            format!("`{name}` is none of TCP, UDP, SCTP"),
+        ));
+    };
+    let spec = match (&port.port, port.end_port) {
+        (None, None) => None,
+        (Some(IntOrString::Int(first)), end) => Some(parse_range(at, *first, end.unwrap_or(*first))?),
+        (Some(IntOrString::String(name)), None) if !name.is_empty() => Some(PortSpec::Named(name.clone())),
+        (Some(IntOrString::String(_)), None) => {
+            return Err(Invalid::new(
+                format!("{at}.port"),
+                "a port's name cannot be empty",
+            ));
+        }
+        (Some(IntOrString::String(_)) | None, Some(_)) => {
+            return Err(Invalid::new(
+                format!("{at}.endPort"),
+                "endPort needs a numeric port",
+            ));
+        }
+    };
+    Ok(PortMatch { protocol, port: spec })
+}
+
+fn parse_range(at: &str, first: i32, last: i32) -> Result<PortSpec, Invalid> {
+    let number = |field: &str, value: i32| {
+        let valid = u16::try_from(value).ok().filter(|port| *port > 0);
+        valid.ok_or_else(|| Invalid::new(format!("{at}.{field}"), format!("{value} is not within 1-65535")))
+    };
+    let (start, end) = (number("port", first)?, number("endPort", last)?);
+    if end < start {
+        return Err(Invalid::new(
+            format!("{at}.endPort"),
+            format!("{end} is less than port {start}"),
+        ));
+    }
+    Ok(PortSpec::Range(start, end))
+}

@@ -1,0 +1,177 @@
+//! The naive reading: one flow, every policy, in the words of the API documentation.
+
+use std::net::IpAddr;
+
+use crate::coverage::isolating;
+use crate::model::{Direction, ObjectKey, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Rule};
+use crate::world::World;
+
+/// The first packet of a connection, with addresses after destination NAT and before source NAT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Flow {
+    /// Who opens the connection.
+    pub source: IpAddr,
+    /// Who is connected to.
+    pub destination: IpAddr,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The destination's port.
+    pub port: u16,
+}
+
+/// What becomes of a flow: it passes if the source's egress and the destination's ingress both let it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// What the source's side says.
+    pub egress: DirectionVerdict,
+    /// What the destination's side says.
+    pub ingress: DirectionVerdict,
+}
+
+impl Verdict {
+    /// Whether the flow passes.
+    pub fn allowed(&self) -> bool {
+        self.egress.allowed() && self.ingress.allowed()
+    }
+}
+
+/// What one side says of a flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DirectionVerdict {
+    /// That side is no pod: no policy applies.
+    NotAPod,
+    /// The pod speaks with itself or with its own node, which no policy can forbid.
+    AlwaysAllowed,
+    /// No policy isolates the pod in this direction.
+    NotIsolated,
+    /// A rule allows the flow.
+    Allowed(Matched),
+    /// These policies isolate the pod and none of their rules allows the flow.
+    Denied(Vec<ObjectKey>),
+}
+
+impl DirectionVerdict {
+    /// Whether this side lets the flow pass.
+    pub fn allowed(&self) -> bool {
+        !matches!(self, Self::Denied(_))
+    }
+}
+
+/// Which rule allowed a flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matched {
+    /// The policy.
+    pub policy: ObjectKey,
+    /// The rule's index in its direction.
+    pub rule: usize,
+    /// The peer's index; `None` where the rule names no peers.
+    pub peer: Option<usize>,
+    /// The port's index; `None` where the rule names no ports.
+    pub port: Option<usize>,
+}
+
+/// Decides about one flow by looking at every policy.
+pub fn evaluate(world: &World, flow: &Flow) -> Verdict {
+    Verdict {
+        egress: evaluate_side(world, flow, Direction::Egress),
+        ingress: evaluate_side(world, flow, Direction::Ingress),
+    }
+}
+
+fn evaluate_side(world: &World, flow: &Flow, direction: Direction) -> DirectionVerdict {
+    let (own, other) = match direction {
+        Direction::Egress => (flow.source, flow.destination),
+        Direction::Ingress => (flow.destination, flow.source),
+    };
+    let Some(pod) = world.pod_at(own) else {
+        return DirectionVerdict::NotAPod;
+    };
+    if pod.addresses.contains(&other) || is_own_node(world, pod, other) {
+        return DirectionVerdict::AlwaysAllowed;
+    }
+    let policies = isolating(world, pod, direction);
+    if policies.is_empty() {
+        return DirectionVerdict::NotIsolated;
+    }
+    match policies
+        .iter()
+        .find_map(|policy| allowing_rule(world, policy, direction, other, flow))
+    {
+        Some(matched) => DirectionVerdict::Allowed(matched),
+        None => DirectionVerdict::Denied(policies.iter().map(|policy| policy.key.clone()).collect()),
+    }
+}
+
+fn is_own_node(world: &World, pod: &Pod, address: IpAddr) -> bool {
+    let node = pod.node.as_ref().and_then(|node| world.nodes.get(node));
+    node.is_some_and(|node| node.addresses.contains(&address))
+}
+
+fn allowing_rule(
+    world: &World,
+    policy: &Policy,
+    direction: Direction,
+    other: IpAddr,
+    flow: &Flow,
+) -> Option<Matched> {
+    let rules = policy.rules(direction).unwrap_or_default();
+    rules.iter().enumerate().find_map(|(index, rule)| {
+        let peer = matching_peer(world, policy, rule, other)?;
+        let port = matching_port(world, rule, flow)?;
+        Some(Matched {
+            policy: policy.key.clone(),
+            rule: index,
+            peer,
+            port,
+        })
+    })
+}
+
+/// `None`: no peer matches. `Some(None)`: the rule names no peers, so anyone does.
+fn matching_peer(world: &World, policy: &Policy, rule: &Rule, other: IpAddr) -> Option<Option<usize>> {
+    match &rule.peers {
+        None => Some(None),
+        Some(peers) => peers
+            .iter()
+            .position(|peer| peer_matches(world, policy, peer, other))
+            .map(Some),
+    }
+}
+
+fn peer_matches(world: &World, policy: &Policy, peer: &Peer, other: IpAddr) -> bool {
+    match peer {
+        Peer::Block(block) => block.contains(other),
+        Peer::Pods { namespaces, pods } => world.pod_at(other).is_some_and(|pod| {
+            let in_namespace = match namespaces {
+                None => pod.key.namespace == policy.key.namespace,
+                Some(selector) => {
+                    let namespace = world.namespaces.get(&pod.key.namespace);
+                    namespace.is_some_and(|namespace| selector.matches(&namespace.labels))
+                }
+            };
+            in_namespace && pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels))
+        }),
+    }
+}
+
+fn matching_port(world: &World, rule: &Rule, flow: &Flow) -> Option<Option<usize>> {
+    match &rule.ports {
+        None => Some(None),
+        Some(ports) => ports
+            .iter()
+            .position(|port| port_matches(world, port, flow))
+            .map(Some),
+    }
+}
+
+fn port_matches(world: &World, port: &PortMatch, flow: &Flow) -> bool {
+    port.protocol == flow.protocol
+        && match &port.port {
+            None => true,
+            Some(PortSpec::Range(first, last)) => (*first..=*last).contains(&flow.port),
+            Some(PortSpec::Named(name)) => world.pod_at(flow.destination).is_some_and(|pod| {
+                pod.named_port(flow.protocol, name)
+                    .any(|number| number == flow.port)
+            }),
+        }
+}

@@ -1,0 +1,123 @@
+//! What the rules of some policies allow together.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::groups::Groups;
+use super::{Grant, Peers, PortRange, Ports};
+use crate::model::{Direction, Pod, Policy, PortMatch, PortSpec, Rule};
+
+/// Collects grants: those to the same peers become one.
+#[derive(Default)]
+struct Collector {
+    /// By the group's id; `None` is anyone.
+    by_peers: BTreeMap<Option<String>, (Peers, Ports)>,
+}
+
+impl Collector {
+    fn add(&mut self, peers: Peers, ports: Ports) {
+        if matches!(&ports, Ports::Only(ranges) if ranges.is_empty()) {
+            return;
+        }
+        let id = match &peers {
+            Peers::Any => None,
+            Peers::Group { id, .. } => Some(id.clone()),
+        };
+        let (_, known) = self
+            .by_peers
+            .entry(id)
+            .or_insert_with(|| (peers, Ports::Only(BTreeSet::new())));
+        match (known, ports) {
+            (Ports::Only(known), Ports::Only(more)) => known.extend(more),
+            (known, Ports::Any) => *known = Ports::Any,
+            (Ports::Any, Ports::Only(_)) => {}
+        }
+    }
+
+    fn finish(self) -> Vec<Grant> {
+        self.by_peers
+            .into_values()
+            .map(|(peers, ports)| Grant { peers, ports })
+            .collect()
+    }
+}
+
+/// What `policies`, all of which isolate `pod` in `direction`, allow together.
+pub(super) fn collect(
+    groups: &mut Groups<'_, '_>,
+    policies: &[&Policy],
+    pod: &Pod,
+    direction: Direction,
+) -> Vec<Grant> {
+    let mut collector = Collector::default();
+    for policy in policies {
+        for rule in policy.rules(direction).unwrap_or_default() {
+            match direction {
+                Direction::Ingress => add_ingress(&mut collector, groups, policy, rule, pod),
+                Direction::Egress => add_egress(&mut collector, groups, policy, rule),
+            }
+        }
+    }
+    collector.finish()
+}
+
+/// Ingress: the destination is the local pod, so that is where names resolve.
+fn add_ingress(
+    collector: &mut Collector,
+    groups: &mut Groups<'_, '_>,
+    policy: &Policy,
+    rule: &Rule,
+    pod: &Pod,
+) {
+    let ports = match &rule.ports {
+        None => Ports::Any,
+        Some(ports) => Ports::Only(ports.iter().flat_map(|port| ranges_at(port, pod)).collect()),
+    };
+    collector.add(
+        groups.resolve(&policy.key.namespace, rule.peers.as_deref()),
+        ports,
+    );
+}
+
+fn ranges_at(port: &PortMatch, pod: &Pod) -> Vec<PortRange> {
+    match &port.port {
+        Some(PortSpec::Named(name)) => pod
+            .named_port(port.protocol, name)
+            .map(|number| PortRange::one(port.protocol, number))
+            .collect(),
+        _ => numeric(port).into_iter().collect(),
+    }
+}
+
+/// Egress: names resolve at each destination, which splits the peers by the number that they declare.
+fn add_egress(collector: &mut Collector, groups: &mut Groups<'_, '_>, policy: &Policy, rule: &Rule) {
+    let namespace = &policy.key.namespace;
+    let peers = rule.peers.as_deref();
+    let Some(ports) = &rule.ports else {
+        collector.add(groups.resolve(namespace, peers), Ports::Any);
+        return;
+    };
+    let numbers: BTreeSet<PortRange> = ports.iter().filter_map(numeric).collect();
+    if !numbers.is_empty() {
+        collector.add(groups.resolve(namespace, peers), Ports::Only(numbers));
+    }
+    for port in ports {
+        if let Some(PortSpec::Named(name)) = &port.port {
+            for (number, declaring) in groups.declaring(namespace, peers, port.protocol, name) {
+                let one = BTreeSet::from([PortRange::one(port.protocol, number)]);
+                collector.add(declaring, Ports::Only(one));
+            }
+        }
+    }
+}
+
+fn numeric(port: &PortMatch) -> Option<PortRange> {
+    match &port.port {
+        None => Some(PortRange::all(port.protocol)),
+        Some(PortSpec::Range(first, last)) => Some(PortRange {
+            protocol: port.protocol,
+            first: *first,
+            last: *last,
+        }),
+        Some(PortSpec::Named(_)) => None,
+    }
+}

@@ -1,0 +1,76 @@
+//! The two readings of a world, held together over random worlds.
+
+use proptest::prelude::*;
+use ringfence_policy::{Direction, Flow, Isolation, Node, World, evaluate, isolating, resolve, testing};
+
+/// What the compiled form of every node says about a flow, with the two exceptions that no policy can forbid.
+fn resolved(world: &World, flow: &Flow) -> bool {
+    let own_node = |pod_side, other| {
+        let node = world.pod_at(pod_side).and_then(|pod| pod.node.as_ref());
+        node.and_then(|node| world.nodes.get(node))
+            .is_some_and(|node: &Node| node.addresses.contains(&other))
+    };
+    let mut allowed = true;
+    for node in world.nodes.keys() {
+        for pod in resolve(world, node).pods.values() {
+            let side = |own, other, isolation: &Option<std::sync::Arc<Isolation>>| {
+                let concerned = pod.addresses.contains(&own) && own != other && !own_node(own, other);
+                let isolation = isolation.as_ref().filter(|_| concerned);
+                isolation.is_none_or(|isolation| isolation.allows(other, flow.protocol, flow.port))
+            };
+            allowed &= side(flow.source, flow.destination, &pod.egress);
+            allowed &= side(flow.destination, flow.source, &pod.ingress);
+        }
+    }
+    allowed
+}
+
+fn world_and_flows() -> impl Strategy<Value = (World, Vec<Flow>)> {
+    testing::world().prop_flat_map(|world| {
+        let flows = prop::collection::vec(testing::flow(&world), 20);
+        (Just(world), flows)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn resolve_allows_exactly_what_evaluate_allows((world, flows) in world_and_flows()) {
+        for flow in flows {
+            let verdict = evaluate(&world, &flow);
+            prop_assert_eq!(resolved(&world, &flow), verdict.allowed(), "{:?}: {:?}", flow, verdict);
+        }
+    }
+
+    #[test]
+    fn a_pod_is_isolated_exactly_where_a_policy_isolates_it((world, _) in world_and_flows()) {
+        for node in world.nodes.keys() {
+            for (key, local) in resolve(&world, node).pods {
+                let pod = &world.pods[&key];
+                for (direction, isolation) in [(Direction::Ingress, local.ingress), (Direction::Egress, local.egress)] {
+                    let expected: Vec<_> = isolating(&world, pod, direction).iter().map(|p| p.key.clone()).collect();
+                    prop_assert_eq!(isolation.map(|i| i.policies.clone()).unwrap_or_default(), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn adding_a_policy_never_closes_what_another_policy_of_the_same_pods_opened((world, flows) in world_and_flows(), extra in testing::policy()) {
+        // Only an unisolated pod can be closed by one more policy: unions have no order and no deny.
+        let mut more = world.clone();
+        let mut extra = extra;
+        extra.key.name = "extra".to_owned();
+        more.insert_policy(extra);
+        for flow in flows {
+            let (before, after) = (evaluate(&world, &flow), evaluate(&more, &flow));
+            if matches!(before.ingress, ringfence_policy::DirectionVerdict::Allowed(_)) {
+                prop_assert!(after.ingress.allowed());
+            }
+            if matches!(before.egress, ringfence_policy::DirectionVerdict::Allowed(_)) {
+                prop_assert!(after.egress.allowed());
+            }
+        }
+    }
+}
