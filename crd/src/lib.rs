@@ -1,1 +1,42 @@
-//! crd
+//! The Ringfence API: what users write, what the operator answers, and the CustomResourceDefinitions of both.
+//!
+//! ```text
+//! ZeroTrustNamespace ("ztn")  closes: which directions a namespace denies, and a few well-known openings
+//! ServiceAccess      ("sva")  opens:  who may call the pods behind a Service
+//! ```
+//!
+//! The Rust types are the source: [`generate`] turns them into the YAML files under `config/crd`, CEL rules
+//! included, so that the API server itself refuses a spec that can mean nothing. [`reference`](fn@reference)
+//! turns the same schemas into `docs/api.md`.
+
+#![allow(unreachable_pub, reason = "the KubeSchema derive copies each struct into a function body")]
+
+mod access;
+mod conditions;
+mod crds;
+mod docs;
+mod namespace;
+mod peer;
+mod port;
+mod selector;
+mod status;
+
+pub use access::{ServiceAccess, ServiceAccessSpec, TargetKind, TargetRef};
+pub use conditions::{ConditionStatus, ConditionType, Reason};
+pub use crds::generate;
+pub use docs::reference;
+pub use namespace::{
+    Allow, DefaultDeny, Dns, Mode, Monitoring, SameNamespace, ZeroTrustNamespace, ZeroTrustNamespaceSpec,
+};
+pub use peer::{NamespacePeer, Peer};
+pub use port::{PodPort, ServicePortRef, TransportProtocol};
+pub use status::{Coverage, PolicyRecord, ServiceAccessStatus, ZeroTrustNamespaceStatus};
+
+/// The API group of every Ringfence kind.
+pub const GROUP: &str = "ringfence.dev";
+
+/// The one version served so far.
+pub const VERSION: &str = "v1alpha1";
+
+/// The only name a ZeroTrustNamespace may have, so that a namespace never has two that disagree.
+pub const SINGLETON: &str = "default";

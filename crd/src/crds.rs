@@ -1,0 +1,69 @@
+//! From the types to the files under `config/crd`.
+
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+use crate::{ServiceAccess, ZeroTrustNamespace};
+
+const HEADER: &str = "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
+
+/// Every file of `config/crd`: its name and its content, in the order of the names.
+///
+/// # Panics
+///
+/// Never with the types of this crate: their schemas are known to serialise, which the crate's tests show.
+#[must_use]
+pub fn generate() -> Vec<(String, String)> {
+    let mut files: Vec<(String, String)> = definitions()
+        .into_iter()
+        .map(|definition| {
+            let plural = definition["spec"]["names"]["plural"].as_str().unwrap_or_default();
+            (format!("{plural}.yaml"), render(&definition))
+        })
+        .collect();
+    files.sort();
+    files.push(("kustomization.yaml".to_owned(), kustomization(&files)));
+    files.sort();
+    files
+}
+
+/// The CustomResourceDefinitions as JSON values, finished for the API server.
+pub(crate) fn definitions() -> Vec<Value> {
+    [ZeroTrustNamespace::crd(), ServiceAccess::crd()]
+        .into_iter()
+        .map(|definition| {
+            let mut value = serde_json::to_value(definition).unwrap_or_default();
+            strip_nullable(&mut value);
+            label(&mut value);
+            value
+        })
+        .collect()
+}
+
+/// A field left out is the one way not to give it: an explicit null would pass CEL's `has` and be taken for a value.
+fn strip_nullable(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if fields.get("nullable") == Some(&Value::Bool(true)) {
+                fields.remove("nullable");
+            }
+            fields.values_mut().for_each(strip_nullable);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nullable),
+        _ => {}
+    }
+}
+
+fn label(definition: &mut Value) {
+    definition["metadata"]["labels"] = serde_json::json!({ "app.kubernetes.io/part-of": "ringfence" });
+}
+
+fn render(definition: &Value) -> String {
+    let yaml = serde_yaml_ng::to_string(definition).unwrap_or_default();
+    format!("{HEADER}{yaml}")
+}
+
+fn kustomization(files: &[(String, String)]) -> String {
+    let resources: String = files.iter().map(|(name, _)| format!("- {name}\n")).collect();
+    format!("{HEADER}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{resources}")
+}

@@ -1,0 +1,153 @@
+//! What the operator answers.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::KubeSchema;
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// What the operator has to say about a ZeroTrustNamespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ZeroTrustNamespaceStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The conditions: Ready, Accepted, ResolvedRefs, Programmed, Covered, Enforced, and, while they hold, Reconciling
+    /// and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+
+    /// Which pods of the namespace are isolated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
+
+    /// Pods isolated in every direction asked for, of all pods that can be: `12/14`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered: Option<String>,
+
+    /// Nodes that report these policies in their kernel, of all nodes that run pods of the namespace; `Unknown` while
+    /// no enforcer reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<String>,
+
+    /// How many generated policies are in the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_count: Option<i32>,
+
+    /// The policies that Ringfence created in this namespace, by name and UID: only these does it ever change or delete.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 5000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub policies: Vec<PolicyRecord>,
+}
+
+/// What the operator has to say about a ServiceAccess.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceAccessStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The conditions: Ready, Accepted, ResolvedRefs, Programmed, Enforced, and, while they hold, Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+
+    /// Pods behind the Service that clients can reach by this grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backends: Option<i32>,
+
+    /// Nodes that report these policies in their kernel, of all nodes that run the pods; `Unknown` while no enforcer
+    /// reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<String>,
+
+    /// How many policies are generated for this grant, in all namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_count: Option<i32>,
+}
+
+/// Which pods of a namespace are isolated. Pods that have finished are not counted.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Coverage {
+    /// Pods of the namespace that policies can apply to: all but finished and host-network pods.
+    pub pods: i32,
+    /// Pods isolated for ingress.
+    pub isolated_ingress: i32,
+    /// Pods isolated for egress.
+    pub isolated_egress: i32,
+    /// Pods left alone on purpose.
+    pub exempt: i32,
+    /// Pods in their node's network, to which no NetworkPolicy applies.
+    pub host_network: i32,
+    /// The first few names of pods not isolated in every direction asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 10))]
+    pub uncovered: Vec<String>,
+}
+
+/// A policy that Ringfence created.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PolicyRecord {
+    /// Its name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Its UID.
+    #[schemars(length(max = 63))]
+    pub uid: String,
+}
+
+/// Conditions, with the limits of the API convention and as a map by type, so that two writers never drop each
+/// other's.
+fn conditions_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": {
+            "type": "object",
+            "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+            "properties": {
+                "type": {
+                    "type": "string",
+                    "description": "What the condition is about.",
+                    "maxLength": 316,
+                    "pattern": "^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])$",
+                },
+                "status": {
+                    "type": "string",
+                    "description": "Whether it holds.",
+                    "enum": ["True", "False", "Unknown"],
+                },
+                "observedGeneration": {
+                    "type": "integer",
+                    "format": "int64",
+                    "minimum": 0,
+                    "description": "The generation of the spec that this condition is about.",
+                },
+                "lastTransitionTime": {
+                    "type": "string",
+                    "format": "date-time",
+                    "description": "When status last changed.",
+                },
+                "reason": {
+                    "type": "string",
+                    "description": "Why, as one word of a closed list.",
+                    "minLength": 1,
+                    "maxLength": 1024,
+                    "pattern": "^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+                },
+                "message": {
+                    "type": "string",
+                    "description": "Why, for people: the object concerned and the remedy.",
+                    "maxLength": 32768,
+                },
+            },
+        },
+    })
+}
