@@ -1,1 +1,23 @@
-//! operator
+//! Turns Ringfence resources into NetworkPolicies.
+//!
+//! ```text
+//!  ZeroTrustNamespace, ServiceAccess, Service, Namespace, Pod, NetworkPolicy
+//!      │ watched into
+//!      ▼
+//!  view::ClusterView ──► generate ──► Generated { policies, findings }
+//!      │                                  │            │
+//!      ├──────────────► transition::plan ◄┘            │
+//!      │                    │ steps, in order          │
+//!      │                    ▼                          ▼
+//!      │                API server ──────────────► status
+//!      └──────────────────────────────────────────────▲
+//! ```
+//!
+//! Everything above the API server is pure: values in, values out.
+
+pub mod generate;
+pub mod names;
+pub mod ownership;
+pub mod status;
+pub mod transition;
+pub mod view;

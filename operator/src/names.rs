@@ -1,0 +1,203 @@
+//! Names, labels and annotations of what the operator writes.
+
+use kube::ResourceExt;
+use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_policy::ObjectKey;
+use sha2::{Digest, Sha256};
+
+/// The field manager of every write of the operator to a NetworkPolicy. Ownership is judged by it.
+pub const FIELD_MANAGER: &str = "ringfence-operator";
+/// The field manager of the operator's status writes.
+pub const STATUS_MANAGER: &str = "ringfence-operator-status";
+/// The finalizer on a ZeroTrustNamespace, which lets the operator open the namespace in order.
+pub const FINALIZER: &str = "ringfence.dev/ordered-opening";
+
+/// The label that every namespace carries its own name in.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+/// Who manages an object.
+pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+/// Kind of the resource a policy comes from.
+pub const ORIGIN_KIND_LABEL: &str = "ringfence.dev/origin-kind";
+/// Namespace of the resource a policy comes from.
+pub const ORIGIN_NAMESPACE_LABEL: &str = "ringfence.dev/origin-namespace";
+/// Name of the resource a policy comes from.
+pub const ORIGIN_NAME_LABEL: &str = "ringfence.dev/origin-name";
+/// UID of the resource a policy comes from.
+pub const ORIGIN_UID_LABEL: &str = "ringfence.dev/origin-uid";
+/// What a policy is for, see [`Purpose`].
+pub const PURPOSE_LABEL: &str = "ringfence.dev/purpose";
+/// Digest of the spec as generated, which tells an edit by somebody else from a change of mind of our own.
+pub const SPEC_DIGEST_ANNOTATION: &str = "ringfence.dev/spec-digest";
+/// Tells Argo CD that an object outside its repository is no difference.
+pub const ARGO_COMPARE_ANNOTATION: &str = "argocd.argoproj.io/compare-options";
+/// Tells Argo CD not to delete an object outside its repository.
+pub const ARGO_SYNC_ANNOTATION: &str = "argocd.argoproj.io/sync-options";
+
+/// What a generated policy is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Purpose {
+    /// Denies all ingress.
+    DenyIngress,
+    /// Denies all egress.
+    DenyEgress,
+    /// Opens egress to the cluster's DNS.
+    Dns,
+    /// Opens ingress from the same namespace.
+    SameNamespaceIngress,
+    /// Opens egress to the same namespace.
+    SameNamespaceEgress,
+    /// Opens ingress from the scrapers.
+    MonitoringIngress,
+    /// Opens the scrapers' egress.
+    MonitoringEgress,
+    /// Opens ingress to a Service's pods.
+    AccessIngress,
+    /// Opens egress to a Service's pods.
+    AccessEgress,
+    /// Keeps pods open for ingress while the policies that isolate them are written or removed.
+    BridgeIngress,
+    /// Keeps pods open for egress while the policies that isolate them are written or removed.
+    BridgeEgress,
+}
+
+impl Purpose {
+    /// The purpose as it appears in labels and names.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DenyIngress => "deny-ingress",
+            Self::DenyEgress => "deny-egress",
+            Self::Dns => "dns",
+            Self::SameNamespaceIngress => "same-namespace-ingress",
+            Self::SameNamespaceEgress => "same-namespace-egress",
+            Self::MonitoringIngress => "monitoring-ingress",
+            Self::MonitoringEgress => "monitoring-egress",
+            Self::AccessIngress => "access-ingress",
+            Self::AccessEgress => "access-egress",
+            Self::BridgeIngress => "bridge-ingress",
+            Self::BridgeEgress => "bridge-egress",
+        }
+    }
+
+    /// Whether it is a bridge of a transition.
+    #[must_use]
+    pub fn is_bridge(self) -> bool {
+        matches!(self, Self::BridgeIngress | Self::BridgeEgress)
+    }
+}
+
+/// The kinds of resource that policies come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum OriginKind {
+    /// A ZeroTrustNamespace.
+    ZeroTrustNamespace,
+    /// A ServiceAccess.
+    ServiceAccess,
+}
+
+impl OriginKind {
+    /// The kind as the API spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ZeroTrustNamespace => "ZeroTrustNamespace",
+            Self::ServiceAccess => "ServiceAccess",
+        }
+    }
+}
+
+/// The resource a policy comes from, or a finding is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Origin {
+    /// Its kind.
+    pub kind: OriginKind,
+    /// Its namespace and name.
+    pub key: ObjectKey,
+    /// Its UID; empty for a resource that was never in an API server.
+    pub uid: String,
+}
+
+impl From<&ZeroTrustNamespace> for Origin {
+    fn from(resource: &ZeroTrustNamespace) -> Self {
+        Self {
+            kind: OriginKind::ZeroTrustNamespace,
+            key: crate::view::key(resource),
+            uid: resource.uid().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<&ServiceAccess> for Origin {
+    fn from(resource: &ServiceAccess) -> Self {
+        Self {
+            kind: OriginKind::ServiceAccess,
+            key: crate::view::key(resource),
+            uid: resource.uid().unwrap_or_default(),
+        }
+    }
+}
+
+/// The longest readable part of a generated name, so that the whole stays within a label's 63 characters.
+const READABLE: usize = 50;
+
+/// The name of a policy of which a namespace has one: `ringfence-deny-ingress`.
+#[must_use]
+pub fn singleton(purpose: Purpose) -> String {
+    format!("ringfence-{}", purpose.as_str())
+}
+
+/// A name for one policy of many: a readable beginning, and a digest of everything that tells it from the others.
+/// Equal arguments give equal names, and the parts are digested one by one, so that `prod1` + `db` and `prod` + `1db`
+/// differ.
+#[must_use]
+pub fn numbered(purpose: Purpose, readable: &str, parts: &[&str]) -> String {
+    let mut stem = format!("ringfence-{}-{readable}", purpose.as_str());
+    stem.truncate(READABLE);
+    let stem = stem.trim_end_matches(['-', '.']);
+    format!("{stem}-{}", &digest(&[&[purpose.as_str()], parts].concat())[..12])
+}
+
+/// A digest of parts, as hexadecimal digits. Each part is preceded by its length, so that no two lists of parts read
+/// alike.
+#[must_use]
+pub fn digest(parts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part.as_bytes());
+    }
+    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn names_that_read_alike_when_joined_differ() {
+        let one = numbered(Purpose::AccessEgress, "db", &["prod1", "db"]);
+        let other = numbered(Purpose::AccessEgress, "db", &["prod", "1db"]);
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn names_are_valid_object_names_of_at_most_63_characters() {
+        for readable in ["api", &"x".repeat(63), &format!("{}-", "y".repeat(33)), "a.b"] {
+            let name = numbered(Purpose::AccessIngress, readable, &["n", readable]);
+            assert!(name.len() <= 63, "{name}");
+            for label in name.split('.') {
+                assert!(label.starts_with(|c: char| c.is_ascii_alphanumeric()), "{name}");
+                assert!(label.ends_with(|c: char| c.is_ascii_alphanumeric()), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_purpose_is_part_of_the_name_even_when_it_is_cut_off() {
+        let long = "z".repeat(63);
+        let ingress = numbered(Purpose::AccessIngress, &long, &["n", &long]);
+        let egress = numbered(Purpose::AccessEgress, &long, &["n", &long]);
+        assert_ne!(ingress, egress);
+    }
+}

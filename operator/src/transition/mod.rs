@@ -1,0 +1,93 @@
+//! In which order to write, so that no moment is more open or more closed than both what was and what shall be.
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use ringfence_policy::ObjectKey;
+
+/// The writes that turn a namespace's policies into the generated ones, in the only safe order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// The writes. A step may be taken only when every step before it has succeeded; after a failure, stop, and plan anew
+    /// from what is there then.
+    pub steps: Vec<Step>,
+    /// Policies of others that have a name that is needed. They are left alone.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// One write.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Create the policy. It must not exist: never turn this into an update.
+    Create {
+        /// The complete object.
+        policy: Box<NetworkPolicy>,
+        /// Why.
+        cause: Cause,
+    },
+    /// Replace the whole object by this one.
+    Replace {
+        /// The complete object. `metadata.uid` is the one to be replaced.
+        policy: Box<NetworkPolicy>,
+        /// Which version is to be replaced.
+        version: Version,
+        /// Why.
+        cause: Cause,
+    },
+    /// Delete the policy.
+    Delete {
+        /// Its namespace and name.
+        key: ObjectKey,
+        /// Which object, by UID, is to be deleted.
+        version: Version,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// Which version of an object a write is meant for: the write must fail when it is another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// The one that was seen when the plan was made.
+    Seen {
+        /// Its UID.
+        uid: String,
+        /// Its resourceVersion.
+        resource_version: String,
+    },
+    /// The one that an earlier step of this plan wrote: use the UID and resourceVersion of the API server's answer.
+    WrittenBefore,
+}
+
+/// Why a step is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The user's resources, or the cluster, changed.
+    Changed,
+    /// Somebody else edited this field of a generated policy.
+    Edited {
+        /// The field that was edited.
+        field: &'static str,
+    },
+    /// Somebody else deleted a generated policy.
+    Deleted,
+    /// The policy is no longer needed.
+    Unneeded,
+    /// It keeps pods open while policies that isolate them come or go.
+    Bridge,
+}
+
+impl Cause {
+    /// Whether the step repairs what somebody else did, which is worth an Event.
+    #[must_use]
+    pub fn is_repair(&self) -> bool {
+        matches!(self, Self::Edited { .. } | Self::Deleted)
+    }
+}
+
+/// A policy of somebody else with a name that is needed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Conflict {
+    /// The policy in the way.
+    pub policy: ObjectKey,
+    /// Kind, namespace and name of the resource whose policy can't be written.
+    pub origin: crate::names::Origin,
+}

@@ -1,0 +1,101 @@
+//! What the operator sees of the cluster: a snapshot of API objects, and nothing that could change it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt;
+use ringfence_crd::{DefaultDeny, ServiceAccess, ZeroTrustNamespace};
+use ringfence_policy::{Labels, ObjectKey};
+
+/// A snapshot of everything a decision depends on. The objects are shared with the caches they come from.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterView {
+    /// Every namespace, by name.
+    pub namespaces: BTreeMap<String, Arc<Namespace>>,
+    /// Every Service.
+    pub services: BTreeMap<ObjectKey, Arc<Service>>,
+    /// Pods, by namespace. Coverage and transitions read those of the namespace they are about, and of no other.
+    pub pods: BTreeMap<String, Vec<Arc<Pod>>>,
+    /// ZeroTrustNamespaces, by namespace: there is one per namespace at most, named `default`.
+    pub zero_trust: BTreeMap<String, Arc<ZeroTrustNamespace>>,
+    /// Every ServiceAccess.
+    pub accesses: BTreeMap<ObjectKey, Arc<ServiceAccess>>,
+    /// NetworkPolicies of any origin, by namespace. Coverage, transitions and status read those of the namespaces they
+    /// are about.
+    pub policies: BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+}
+
+impl ClusterView {
+    /// Puts a namespace in, in place of one of the same name.
+    pub fn insert_namespace(&mut self, namespace: Arc<Namespace>) {
+        self.namespaces.insert(namespace.name_any(), namespace);
+    }
+
+    /// Puts a Service in, in place of one of the same name.
+    pub fn insert_service(&mut self, service: Arc<Service>) {
+        self.services.insert(key(service.as_ref()), service);
+    }
+
+    /// Adds a pod.
+    pub fn insert_pod(&mut self, pod: Arc<Pod>) {
+        self.pods.entry(pod.namespace().unwrap_or_default()).or_default().push(pod);
+    }
+
+    /// Puts a ZeroTrustNamespace in. One with another name than the only one allowed has no effect and is left out.
+    pub fn insert_zero_trust(&mut self, resource: Arc<ZeroTrustNamespace>) {
+        if resource.name_any() == ringfence_crd::SINGLETON {
+            self.zero_trust.insert(resource.namespace().unwrap_or_default(), resource);
+        }
+    }
+
+    /// Puts a ServiceAccess in, in place of one of the same name.
+    pub fn insert_access(&mut self, access: Arc<ServiceAccess>) {
+        self.accesses.insert(key(access.as_ref()), access);
+    }
+
+    /// Adds a NetworkPolicy.
+    pub fn insert_policy(&mut self, policy: Arc<NetworkPolicy>) {
+        self.policies.entry(policy.namespace().unwrap_or_default()).or_default().push(policy);
+    }
+
+    /// The labels of a namespace, with the name label that the API server adds to every one. None if there is no such
+    /// namespace.
+    #[must_use]
+    pub fn namespace_labels(&self, name: &str) -> Option<Labels> {
+        let mut labels = self.namespaces.get(name)?.labels().clone();
+        labels.insert(crate::names::NAMESPACE_NAME_LABEL.to_owned(), name.to_owned());
+        Some(labels)
+    }
+
+    /// The ZeroTrustNamespace that is in force in a namespace: it exists and is not being deleted.
+    #[must_use]
+    pub fn effective(&self, namespace: &str) -> Option<&Arc<ZeroTrustNamespace>> {
+        self.zero_trust.get(namespace).filter(|resource| resource.metadata.deletion_timestamp.is_none())
+    }
+
+    /// The directions a namespace denies: none without a ZeroTrustNamespace in force.
+    #[must_use]
+    pub fn denied(&self, namespace: &str) -> DefaultDeny {
+        self.effective(namespace).map_or(NOTHING_DENIED, |resource| resource.spec.default_deny)
+    }
+
+    /// The ServiceAccesses in force: those not being deleted.
+    pub fn effective_accesses(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<ServiceAccess>)> {
+        self.accesses.iter().filter(|(_, access)| access.metadata.deletion_timestamp.is_none())
+    }
+
+    /// Whether a namespace is on its way out: nothing can be created in it any more.
+    #[must_use]
+    pub fn terminating(&self, namespace: &str) -> bool {
+        self.namespaces.get(namespace).is_some_and(|ns| ns.metadata.deletion_timestamp.is_some())
+    }
+}
+
+const NOTHING_DENIED: DefaultDeny = DefaultDeny { ingress: false, egress: false };
+
+/// The namespace and name of an API object; a cluster-scoped object has an empty namespace.
+pub fn key(object: &impl ResourceExt) -> ObjectKey {
+    ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
+}
