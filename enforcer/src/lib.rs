@@ -1,1 +1,55 @@
-//! enforcer
+//! Makes a node enforce NetworkPolicies itself, with ipset and iptables.
+//!
+//! ```text
+//!  API server ──watch──► World ──resolve──► NodePolicies      (who may reach which ports: ringfence-policy)
+//!                                               │ plan
+//!                                               ▼
+//!                                            Ruleset           (sets and chains of both families, by logical name)
+//!                                               │ diff ◄── State (what the kernel holds: read back, or last written)
+//!                                               ▼
+//!                                          Transaction         (phases: fill, switch, drain)
+//!                                               │ commit
+//!                                               ▼
+//!                                    ipset restore, iptables-restore --noflush
+//! ```
+//!
+//! Everything above `commit` is pure: values in, values out. [`engine`] holds the two ends together, [`kernel`] runs
+//! the tools, [`agent`] watches the API server. [`simulate`] walks a [`State`](state::State) the way the kernel
+//! does, so that a property test can hold the rules against the meaning of the policies.
+//!
+//! # The rules
+//!
+//! ```text
+//! FORWARD 1      -> RINGF-FORWARD
+//! RINGF-FORWARD
+//!   revoked connection                        -> RINGF-REVOKED   (reset or reject)
+//!   ESTABLISHED, RELATED ICMP, discovery      return
+//!   source in the isolated set                -> RINGF-EGRESS
+//!   destination in the isolated set           -> RINGF-INGRESS
+//! RINGF-EGRESS, RINGF-INGRESS
+//!   the other side is this node               return
+//!   prefix                                    => RINGF-D-…        (dispatch: a tree over prefixes)
+//! RINGF-D-…
+//!   a pod to itself                           return
+//!   address                                   => RINGF-P-…        (the pods isolated alike)
+//! RINGF-P-…
+//!   granted                                   return
+//!   anything else                             -> RINGF-DROP-…     (log, drop)
+//! ```
+//!
+//! `=>` is a goto: a RETURN in a pod's chain comes back behind the gate that led there, so a packet that may leave one
+//! pod is still checked on its way into another, and what both checks pass goes on to other people's rules. Nothing
+//! here ever accepts a packet.
+
+pub mod diff;
+pub mod error;
+pub mod names;
+pub mod observe;
+pub mod options;
+pub mod plan;
+pub mod rules;
+pub mod ruleset;
+pub mod simulate;
+pub mod state;
+
+pub use error::{Error, Result};

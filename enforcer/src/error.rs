@@ -1,0 +1,67 @@
+//! What can go wrong, each with one stable name for logs and metrics.
+
+/// The result of an enforcer's operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An enforcer's error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A tool that the enforcer needs could not be started.
+    #[error("cannot run {tool}: {source}; install it, or name another --iptables-variant")]
+    ToolMissing {
+        /// The program.
+        tool: String,
+        /// Why it did not start.
+        source: std::io::Error,
+    },
+    /// Another program kept the lock of the tables.
+    #[error("{tool} did not get the xtables lock within {seconds} s: another program holds it; trying again")]
+    LockHeld {
+        /// The program.
+        tool: String,
+        /// How long it waited.
+        seconds: u64,
+    },
+    /// A tool refused what it was given.
+    #[error("{tool} failed ({status}): {message}")]
+    ToolFailed {
+        /// The program with its arguments.
+        tool: String,
+        /// How it ended.
+        status: String,
+        /// What it said, and the line it objected to.
+        message: String,
+    },
+    /// A tool printed what nobody understands.
+    #[error("cannot understand what {tool} printed: {line:?}")]
+    Unreadable {
+        /// The program.
+        tool: String,
+        /// The line.
+        line: String,
+    },
+    /// Something of ours is left after a clean-up.
+    #[error("left behind after clean-up: {0}; another rule refers to it, remove that rule and run cleanup again")]
+    Remains(String),
+    /// All generations of a set are taken.
+    #[error("no free generation for the set {0}: remove leftovers with `ringfence-enforcer cleanup`")]
+    NoGeneration(String),
+    /// The API server's side failed.
+    #[error("{0}")]
+    Api(String),
+}
+
+impl Error {
+    /// The stable name of the error, a metric label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::ToolMissing { .. } => "ToolMissing",
+            Self::LockHeld { .. } => "LockHeld",
+            Self::ToolFailed { .. } => "ToolFailed",
+            Self::Unreadable { .. } => "Unreadable",
+            Self::Remains(_) => "Remains",
+            Self::NoGeneration(_) => "NoGeneration",
+            Self::Api(_) => "Api",
+        }
+    }
+}

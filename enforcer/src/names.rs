@@ -1,0 +1,163 @@
+//! The names of our chains and sets: one prefix, so that read back and clean-up find exactly ours.
+//!
+//! Names come from definitions (an isolation's digest, a prefix), never from positions, so a set is never filled with
+//! the members of another meaning while a rule still refers to it.
+
+use std::fmt;
+
+use ipnet::IpNet;
+use ringfence_policy::Direction;
+
+use crate::ruleset::Family;
+
+/// What the name of each of our chains and sets starts with, and of no other.
+pub const PREFIX: &str = "RINGF-";
+/// The built-in chain that leads to ours.
+pub const HOOK: &str = "FORWARD";
+/// The first of our chains.
+pub const FORWARD: &str = "RINGF-FORWARD";
+/// Where packets of revoked connections end.
+pub const REVOKED: &str = "RINGF-REVOKED";
+/// The rule of [`HOOK`] that leads to [`FORWARD`], as iptables-save prints it without `-A FORWARD`.
+pub const JUMP: &str = "-m comment --comment ringfence -j RINGF-FORWARD";
+
+/// The root of the dispatch tree of a direction.
+pub fn root(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "RINGF-EGRESS",
+        Direction::Ingress => "RINGF-INGRESS",
+    }
+}
+
+/// The chain that logs and drops what a direction does not allow.
+pub fn drop_chain(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "RINGF-DROP-EGRESS",
+        Direction::Ingress => "RINGF-DROP-INGRESS",
+    }
+}
+
+/// The chain of the pods that are isolated alike.
+pub fn isolation_chain(id: &str) -> String {
+    format!("{PREFIX}P-{id}")
+}
+
+/// The chain of a dispatch tree's node that serves the addresses of `prefix`.
+pub fn branch_chain(direction: Direction, prefix: &IpNet) -> String {
+    format!("{PREFIX}D-{:016x}", digest(&format!("{direction} {prefix}")))
+}
+
+/// FNV-1a: short, stable names for prefixes. The input is ours, not a user's, and there are few.
+fn digest(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// The logical name of a set: what it means, without its generation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetId(String);
+
+impl SetId {
+    /// The local addresses that are isolated in a direction.
+    pub fn isolated(family: Family, direction: Direction) -> Self {
+        Self(format!("{PREFIX}{}-{direction}", family.digit()))
+    }
+
+    /// The addresses of this node itself.
+    pub fn node(family: Family) -> Self {
+        Self(format!("{PREFIX}{}-node", family.digit()))
+    }
+
+    /// The networks that an isolation opens every port for.
+    pub fn any_port(family: Family, isolation: &str) -> Self {
+        Self(format!("{PREFIX}{}n-{isolation}", family.digit()))
+    }
+
+    /// The pairs of network and port that an isolation opens.
+    pub fn ports(family: Family, isolation: &str) -> Self {
+        Self(format!("{PREFIX}{}p-{isolation}", family.digit()))
+    }
+
+    /// The members of a group of peers.
+    pub fn group(family: Family, group: &str) -> Self {
+        Self(format!("{PREFIX}{}g-{group}", family.digit()))
+    }
+
+    /// This set in a generation: a letter from `a` to `z`.
+    pub fn generation(&self, letter: char) -> SetName {
+        SetName(format!("{}.{letter}", self.0))
+    }
+}
+
+impl fmt::Display for SetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a set in the kernel: a [`SetId`] and the letter of a generation.
+///
+/// A set is changed in place while that is safe; otherwise a new generation is filled and the chains switch to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SetName(String);
+
+impl SetName {
+    /// The name as the kernel has it, if it is one of ours.
+    pub fn parse(name: &str) -> Option<Self> {
+        name.starts_with(PREFIX).then(|| Self(name.to_owned()))
+    }
+
+    /// What the set means. A set that carries our prefix and no generation is none we make: it has an id of its own.
+    pub fn id(&self) -> SetId {
+        match self.0.rsplit_once('.') {
+            Some((id, letter)) if letter.len() == 1 => SetId(id.to_owned()),
+            _ => SetId(self.0.clone()),
+        }
+    }
+
+    /// The name itself.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// XT_EXTENSION_MAXNAMELEN and IPSET_MAXNAMELEN, without the terminating zero.
+    const LONGEST: (usize, usize) = (28, 31);
+
+    #[test]
+    fn every_name_fits_the_kernel() {
+        let id = "abcdefghijklmnopqrst";
+        let prefix = "fd00:1234:5678:9abc::/64".parse().unwrap();
+        for direction in [Direction::Ingress, Direction::Egress] {
+            for chain in [root(direction), drop_chain(direction), &branch_chain(direction, &prefix)] {
+                assert!(chain.len() <= LONGEST.0 && chain.starts_with(PREFIX), "{chain}");
+            }
+            let set = SetId::isolated(Family::V6, direction).generation('z');
+            assert!(set.as_str().len() <= LONGEST.1, "{set}");
+        }
+        assert!(isolation_chain(id).len() <= LONGEST.0);
+        for set in [SetId::any_port(Family::V4, id), SetId::ports(Family::V4, id), SetId::group(Family::V4, id)] {
+            assert!(set.generation('a').as_str().len() <= LONGEST.1, "{set}");
+            assert_eq!(set.generation('q').id(), set);
+        }
+    }
+
+    #[test]
+    fn a_prefix_has_a_chain_of_its_own_in_each_direction() {
+        let net = |text: &str| text.parse::<IpNet>().unwrap();
+        let a = branch_chain(Direction::Egress, &net("10.0.0.0/24"));
+        assert_ne!(a, branch_chain(Direction::Ingress, &net("10.0.0.0/24")));
+        assert_ne!(a, branch_chain(Direction::Egress, &net("10.0.0.0/25")));
+    }
+}

@@ -1,0 +1,202 @@
+//! The rules we write: a closed list of kinds, each with its text and what it does.
+//!
+//! The text is the very one that iptables-save prints, the same in both variants, so read back is a comparison of
+//! lines. [`text`] writes it and [`parse`] reads it; nothing else knows the syntax.
+
+pub mod parse;
+pub mod text;
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use ringfence_policy::{Direction, Protocol};
+
+use crate::options::LogOptions;
+use crate::ruleset::Family;
+
+/// The ICMPv6 types of neighbour discovery: router solicitation and advertisement, neighbour solicitation and
+/// advertisement, redirect.
+pub const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
+
+/// The most ports that one rule can list; a range counts as two.
+pub const PORT_SLOTS: usize = 15;
+
+/// A rule. `S` names sets: a [`SetId`](crate::names::SetId) while it is planned, a
+/// [`SetName`](crate::names::SetName) in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule<S> {
+    /// A revoked connection goes to the chain that rejects it.
+    Revoked {
+        /// The bit of the connection mark.
+        mark: u32,
+    },
+    /// A packet of an established connection returns.
+    Established,
+    /// A control message about a known connection returns.
+    RelatedIcmp(Family),
+    /// An IPv6 neighbour discovery message returns. Only bridged ones still have the hop limit 255 here, so nothing
+    /// routed passes for discovery.
+    Discovery {
+        /// The ICMPv6 type.
+        icmp_type: u8,
+    },
+    /// A packet of a pod that is isolated in the direction goes to the root of that direction's tree.
+    Gate {
+        /// The direction.
+        direction: Direction,
+        /// The isolated addresses.
+        set: S,
+    },
+    /// What a pod sends to itself returns.
+    Hairpin {
+        /// The pod's address.
+        address: IpAddr,
+    },
+    /// Packets of pods with these addresses go on in a chain and do not come back to this one.
+    Branch {
+        /// Which side of the packet is the pod.
+        direction: Direction,
+        /// The pods' addresses.
+        prefix: IpNet,
+        /// The chain.
+        chain: String,
+    },
+    /// A packet that matches returns: it is granted.
+    Allow {
+        /// The destination's ports; `None` is every port and protocol.
+        ports: Option<PortList>,
+        /// The other side; `None` is anyone.
+        peers: Option<PeerMatch<S>>,
+    },
+    /// What is left goes to the chain that logs and drops.
+    Deny {
+        /// The direction that denies.
+        direction: Direction,
+    },
+    /// The packet is logged, no more often than the options say.
+    Log {
+        /// The direction that denies.
+        direction: Direction,
+        /// Where to and how often.
+        options: LogOptions,
+    },
+    /// The packet is dropped.
+    Drop,
+    /// A TCP connection is reset.
+    Reset,
+    /// The sender is told that it is prohibited.
+    Reject(Family),
+}
+
+/// Ports of one protocol, at most [`PORT_SLOTS`].
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortList {
+    /// The protocol.
+    pub protocol: Protocol,
+    /// First and last port of each span, both included.
+    pub spans: Vec<(u16, u16)>,
+}
+
+/// A set and what of the packet is looked up in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerMatch<S> {
+    /// The set.
+    pub set: S,
+    /// The direction: ingress looks the source up, egress the destination.
+    pub direction: Direction,
+    /// Whether the set's elements have ports: the destination's is looked up with the address.
+    pub with_port: bool,
+}
+
+impl<S> Rule<S> {
+    /// The set that the rule looks up.
+    pub fn set(&self) -> Option<&S> {
+        match self {
+            Self::Gate { set, .. } | Self::Allow { peers: Some(PeerMatch { set, .. }), .. } => Some(set),
+            _ => None,
+        }
+    }
+
+    /// The chain that the rule leads to.
+    pub fn target(&self) -> Option<&str> {
+        match self {
+            Self::Revoked { .. } => Some(crate::names::REVOKED),
+            Self::Gate { direction, .. } => Some(crate::names::root(*direction)),
+            Self::Branch { chain, .. } => Some(chain),
+            Self::Deny { direction } => Some(crate::names::drop_chain(*direction)),
+            _ => None,
+        }
+    }
+
+    /// The same rule with its set named by `name`.
+    pub fn map<T>(&self, name: impl FnOnce(&S) -> T) -> Rule<T> {
+        match self {
+            Self::Gate { direction, set } => Rule::Gate { direction: *direction, set: name(set) },
+            Self::Allow { ports, peers } => Rule::Allow {
+                ports: ports.clone(),
+                peers: peers.as_ref().map(|peers| PeerMatch {
+                    set: name(&peers.set),
+                    direction: peers.direction,
+                    with_port: peers.with_port,
+                }),
+            },
+            Self::Revoked { mark } => Rule::Revoked { mark: *mark },
+            Self::Established => Rule::Established,
+            Self::RelatedIcmp(family) => Rule::RelatedIcmp(*family),
+            Self::Discovery { icmp_type } => Rule::Discovery { icmp_type: *icmp_type },
+            Self::Hairpin { address } => Rule::Hairpin { address: *address },
+            Self::Branch { direction, prefix, chain } => {
+                Rule::Branch { direction: *direction, prefix: *prefix, chain: chain.clone() }
+            }
+            Self::Deny { direction } => Rule::Deny { direction: *direction },
+            Self::Log { direction, options } => Rule::Log { direction: *direction, options: options.clone() },
+            Self::Drop => Rule::Drop,
+            Self::Reset => Rule::Reset,
+            Self::Reject(family) => Rule::Reject(*family),
+        }
+    }
+}
+
+/// One rule of every kind and form, for the tests that hold text, parser and kernel together.
+pub fn samples(family: Family) -> Vec<Rule<crate::names::SetName>> {
+    use crate::names::{SetId, isolation_chain};
+    let prefix: IpNet = match family {
+        Family::V4 => IpNet::from(IpAddr::from([10, 244, 1, 7])),
+        Family::V6 => IpNet::from(IpAddr::from([0xfd00, 0x10, 0, 0, 0, 0, 0, 0x17])),
+    };
+    let id = "abcdefghijklmnopqrst";
+    let wide = IpNet::new_assert(prefix.addr(), prefix.max_prefix_len() - 8).trunc();
+    let ports = |spans: &[(u16, u16)], protocol| Some(PortList { protocol, spans: spans.to_vec() });
+    let mut rules = vec![
+        Rule::Revoked { mark: crate::options::DEFAULT_REVOKED_MARK },
+        Rule::Established,
+        Rule::RelatedIcmp(family),
+        Rule::Hairpin { address: prefix.addr() },
+        Rule::Allow { ports: None, peers: None },
+        Rule::Allow { ports: ports(&[(80, 80), (90, 99), (0, 65535)], Protocol::Tcp), peers: None },
+        Rule::Allow { ports: ports(&[(53, 53)], Protocol::Udp), peers: None },
+        Rule::Allow { ports: ports(&[(38412, 38412)], Protocol::Sctp), peers: None },
+        Rule::Drop,
+        Rule::Reset,
+        Rule::Reject(family),
+    ];
+    if family == Family::V6 {
+        rules.extend(DISCOVERY.map(|icmp_type| Rule::Discovery { icmp_type }));
+    }
+    for direction in [Direction::Egress, Direction::Ingress] {
+        let peers = |set: SetId, with_port| Some(PeerMatch { set: set.generation('a'), direction, with_port });
+        let range = ports(&[(8000, 8999)], Protocol::Tcp);
+        rules.extend([
+            Rule::Gate { direction, set: SetId::isolated(family, direction).generation('a') },
+            Rule::Branch { direction, prefix, chain: isolation_chain(id) },
+            Rule::Branch { direction, prefix: wide, chain: crate::names::branch_chain(direction, &wide) },
+            Rule::Allow { ports: None, peers: peers(SetId::node(family), false) },
+            Rule::Allow { ports: None, peers: peers(SetId::any_port(family, id), false) },
+            Rule::Allow { ports: None, peers: peers(SetId::ports(family, id), true) },
+            Rule::Allow { ports: range, peers: peers(SetId::group(family, id), false) },
+            Rule::Deny { direction },
+            Rule::Log { direction, options: LogOptions::default() },
+        ]);
+    }
+    rules
+}

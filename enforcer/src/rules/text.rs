@@ -1,0 +1,109 @@
+//! A rule as iptables-save prints it, without `-A CHAIN`.
+
+use std::fmt::{self, Display, Write as _};
+
+use ipnet::IpNet;
+use ringfence_policy::{Direction, Protocol};
+
+use super::{PeerMatch, PortList, Rule};
+use crate::names;
+use crate::options::LogOptions;
+use crate::ruleset::Family;
+
+impl<S: Display> Display for Rule<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Revoked { mark } => write!(f, "-m connmark --mark {mark:#x}/{mark:#x}")?,
+            Self::Established => f.write_str("-m conntrack --ctstate ESTABLISHED")?,
+            Self::RelatedIcmp(family) => write!(f, "-p {} -m conntrack --ctstate RELATED", family.icmp())?,
+            Self::Discovery { icmp_type } => {
+                write!(f, "-p ipv6-icmp -m icmp6 --icmpv6-type {icmp_type} -m hl --hl-eq 255")?;
+            }
+            Self::Gate { direction, set } => write!(f, "-m set --match-set {set} {}", pod_side(*direction))?,
+            Self::Hairpin { address } => {
+                let net = IpNet::from(*address);
+                write!(f, "-s {net} -d {net}")?;
+            }
+            Self::Branch { direction, prefix, chain } => {
+                let option = if *direction == Direction::Egress { 's' } else { 'd' };
+                return write!(f, "-{option} {prefix} -g {chain}");
+            }
+            Self::Allow { ports, peers } => return f.write_str(&allow(ports.as_ref(), peers.as_ref())?),
+            Self::Log { direction, options } => return log(f, *direction, options),
+            Self::Reset => return f.write_str("-p tcp -j REJECT --reject-with tcp-reset"),
+            Self::Reject(Family::V4) => return f.write_str("-j REJECT --reject-with icmp-admin-prohibited"),
+            Self::Reject(Family::V6) => return f.write_str("-j REJECT --reject-with icmp6-adm-prohibited"),
+            Self::Drop => return f.write_str("-j DROP"),
+            Self::Deny { direction } => return write!(f, "-j {}", names::drop_chain(*direction)),
+        }
+        write!(f, " -j {}", self.target().unwrap_or("RETURN"))
+    }
+}
+
+fn allow<S: Display>(
+    ports: Option<&PortList>,
+    peers: Option<&PeerMatch<S>>,
+) -> Result<String, fmt::Error> {
+    let mut text = String::new();
+    if let Some(ports) = ports {
+        write!(text, "-p {} ", protocol(ports.protocol))?;
+    }
+    if let Some(peers) = peers {
+        let port = if peers.with_port { ",dst" } else { "" };
+        write!(text, "-m set --match-set {} {}{port} ", peers.set, peer_side(peers.direction))?;
+    }
+    if let Some(ports) = ports {
+        let spans: Vec<_> = ports.spans.iter().map(|span| span_text(*span)).collect();
+        write!(text, "-m multiport --dports {} ", spans.join(","))?;
+    }
+    text.push_str("-j RETURN");
+    Ok(text)
+}
+
+fn log(f: &mut fmt::Formatter<'_>, direction: Direction, options: &LogOptions) -> fmt::Result {
+    let LogOptions { group, per_minute, burst } = options;
+    write!(
+        f,
+        "-m hashlimit --hashlimit-upto {per_minute}/min --hashlimit-burst {burst} \
+         --hashlimit-mode srcip,dstip,dstport --hashlimit-name ringfence-{direction} \
+         -j NFLOG --nflog-prefix {} --nflog-group {group}",
+        log_prefix(direction)
+    )
+}
+
+/// What a logged packet's message starts with: which direction's policies dropped it.
+pub fn log_prefix(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "ringfence-ingress",
+        Direction::Egress => "ringfence-egress",
+    }
+}
+
+fn span_text((first, last): (u16, u16)) -> String {
+    if first == last { first.to_string() } else { format!("{first}:{last}") }
+}
+
+/// The side of a packet that is the pod.
+pub(super) fn pod_side(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "src",
+        Direction::Ingress => "dst",
+    }
+}
+
+/// The side of a packet that is not the pod.
+pub(super) fn peer_side(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "dst",
+        Direction::Ingress => "src",
+    }
+}
+
+/// How iptables and ipset call a protocol.
+pub fn protocol(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Sctp => "sctp",
+    }
+}

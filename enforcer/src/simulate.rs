@@ -1,0 +1,125 @@
+//! Walks a [`State`] the way the kernel walks its rules: the model that property tests hold against the meaning of the
+//! policies.
+//!
+//! It works on the rules' text, so a rule that is written wrongly is found as much as one that is planned wrongly.
+
+use ringfence_policy::{Direction, Flow};
+
+use crate::names::{self, SetName};
+use crate::rules::{PeerMatch, PortList, Rule, parse};
+use crate::ruleset::{Element, Family};
+use crate::state::State;
+
+/// Why a state cannot be walked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A rule leads to a chain that is not there.
+    #[error("no chain {0}")]
+    NoChain(String),
+    /// A rule refers to a set that is not there.
+    #[error("no set {0}")]
+    NoSet(SetName),
+    /// A rule that we never write.
+    #[error("unknown rule {0:?}")]
+    Unknown(String),
+}
+
+/// What became of a packet in a chain.
+enum Fate {
+    Returned,
+    Dropped,
+}
+
+/// Whether the first packet of a new connection passes our chains.
+///
+/// # Errors
+/// The state is broken in a way that the kernel would not have accepted.
+pub fn passes(state: &State, flow: &Flow) -> Result<bool, Fault> {
+    let Some(tables) = state.families.get(&Family::of(flow.source)) else {
+        return Ok(true);
+    };
+    if tables.jumps.is_empty() {
+        return Ok(true);
+    }
+    Ok(matches!(walk(state, flow, names::FORWARD)?, Fate::Returned))
+}
+
+fn walk(state: &State, flow: &Flow, chain: &str) -> Result<Fate, Fault> {
+    let lines = state.families.get(&Family::of(flow.source)).and_then(|tables| tables.chains.get(chain));
+    for line in lines.ok_or_else(|| Fault::NoChain(chain.to_owned()))? {
+        let rule = parse::rule(line).ok_or_else(|| Fault::Unknown(line.clone()))?;
+        if !matches(state, flow, &rule)? {
+            continue;
+        }
+        match &rule {
+            Rule::Log { .. } => {}
+            Rule::Drop | Rule::Reset | Rule::Reject(_) => return Ok(Fate::Dropped),
+            Rule::Branch { chain, .. } => return walk(state, flow, chain),
+            rule => match rule.target() {
+                None => return Ok(Fate::Returned),
+                Some(target) => {
+                    if let Fate::Dropped = walk(state, flow, target)? {
+                        return Ok(Fate::Dropped);
+                    }
+                }
+            },
+        }
+    }
+    Ok(Fate::Returned)
+}
+
+fn matches(state: &State, flow: &Flow, rule: &Rule<SetName>) -> Result<bool, Fault> {
+    Ok(match rule {
+        // A new connection is not revoked, not established, and no control message.
+        Rule::Revoked { .. } | Rule::Established | Rule::RelatedIcmp(_) | Rule::Discovery { .. } => false,
+        Rule::Gate { direction, set } => contains(state, set, flow, pod(*direction), false)?,
+        Rule::Hairpin { address } => flow.source == *address && flow.destination == *address,
+        Rule::Branch { direction, prefix, .. } => prefix.contains(&address(flow, pod(*direction))),
+        Rule::Allow { ports, peers } => {
+            let ports = ports.as_ref().is_none_or(|ports| lists(ports, flow));
+            ports && peers.as_ref().map_or(Ok(true), |peers| among(state, peers, flow))?
+        }
+        Rule::Reset => flow.protocol == ringfence_policy::Protocol::Tcp,
+        Rule::Deny { .. } | Rule::Log { .. } | Rule::Drop | Rule::Reject(_) => true,
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Source,
+    Destination,
+}
+
+fn pod(direction: Direction) -> Side {
+    match direction {
+        Direction::Egress => Side::Source,
+        Direction::Ingress => Side::Destination,
+    }
+}
+
+fn address(flow: &Flow, side: Side) -> std::net::IpAddr {
+    match side {
+        Side::Source => flow.source,
+        Side::Destination => flow.destination,
+    }
+}
+
+fn lists(ports: &PortList, flow: &Flow) -> bool {
+    ports.protocol == flow.protocol
+        && ports.spans.iter().any(|(first, last)| (*first..=*last).contains(&flow.port))
+}
+
+fn among(state: &State, peers: &PeerMatch<SetName>, flow: &Flow) -> Result<bool, Fault> {
+    let side = match peers.direction {
+        Direction::Egress => Side::Destination,
+        Direction::Ingress => Side::Source,
+    };
+    contains(state, &peers.set, flow, side, peers.with_port)
+}
+
+fn contains(state: &State, set: &SetName, flow: &Flow, side: Side, with_port: bool) -> Result<bool, Fault> {
+    let held = state.sets.get(set).ok_or_else(|| Fault::NoSet(set.clone()))?;
+    let port = with_port.then_some((flow.protocol, flow.port));
+    let wanted = address(flow, side);
+    Ok(held.members.iter().any(|Element { net, port: element }| *element == port && net.contains(&wanted)))
+}

@@ -1,0 +1,235 @@
+//! What the kernel holds of ours, and the changes that a [`Transaction`] makes to it, step by step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::names::{self, SetName};
+use crate::rules::parse;
+use crate::ruleset::{Element, Family, SetKind};
+
+/// What the kernel holds of ours: read back, or what the last transaction left.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// Sets that carry our prefix.
+    pub sets: BTreeMap<SetName, HeldSet>,
+    /// The filter tables of the families that are enforced.
+    pub families: BTreeMap<Family, HeldTables>,
+}
+
+/// A set in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldSet {
+    /// Its type; `None` is one that we never make.
+    pub kind: Option<SetKind>,
+    /// Its family; `None` is one that we never make.
+    pub family: Option<Family>,
+    /// How many elements it can hold.
+    pub capacity: usize,
+    /// Its elements, sorted.
+    pub members: Arc<Vec<Element>>,
+}
+
+/// Our part of a filter table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeldTables {
+    /// Our chains, each with its rules as iptables-save prints them, without `-A CHAIN`.
+    pub chains: BTreeMap<String, Vec<String>>,
+    /// Where in FORWARD our jump stands, counted from 1. Right is once, at 1.
+    pub jumps: Vec<usize>,
+}
+
+/// The changes that lead from what is held to what is wanted, in the order that keeps every moment between both.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transaction {
+    /// Each phase is one run of one tool.
+    pub phases: Vec<Phase>,
+}
+
+/// One run of one tool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// One `ipset restore`: line after line, each taking effect by itself.
+    Sets(Vec<SetChange>),
+    /// One `iptables-restore --noflush`: all of it or nothing.
+    Chains(Family, ChainChange),
+}
+
+/// A change of a set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SetChange {
+    /// A new, empty set.
+    Create {
+        /// Its name.
+        name: SetName,
+        /// Its type.
+        kind: SetKind,
+        /// Its family.
+        family: Family,
+        /// How many elements it can hold.
+        capacity: usize,
+    },
+    /// Elements come.
+    Add(SetName, Vec<Element>),
+    /// Elements go.
+    Remove(SetName, Vec<Element>),
+    /// The set goes.
+    Destroy(SetName),
+}
+
+/// A change of a filter table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ChainChange {
+    /// Chains that are new or different, with all their rules.
+    pub replace: BTreeMap<String, Vec<String>>,
+    /// Chains of ours that nothing leads to any more.
+    pub delete: BTreeSet<String>,
+    /// How many of our jumps in FORWARD are removed, and whether one is put at the top.
+    pub jumps: JumpChange,
+}
+
+/// A change of our jump in FORWARD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct JumpChange {
+    /// How many are removed.
+    pub remove: usize,
+    /// Whether one is put first.
+    pub insert: bool,
+}
+
+impl ChainChange {
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.replace.is_empty() && self.delete.is_empty() && self.jumps == JumpChange::default()
+    }
+}
+
+/// Why a change cannot be made to a state; the kernel would refuse it too.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The set is not there.
+    #[error("no set {0}")]
+    NoSet(SetName),
+    /// The set is there already.
+    #[error("the set {0} exists")]
+    SetExists(SetName),
+    /// More elements than the set can hold.
+    #[error("the set {0} is full")]
+    SetFull(SetName),
+    /// A rule refers to the set or chain.
+    #[error("{0} is in use by {1}")]
+    InUse(String, String),
+    /// A rule leads to a chain that is not there.
+    #[error("no chain {0}, which {1} leads to")]
+    NoChain(String, String),
+}
+
+impl State {
+    /// Makes the change as the kernel would.
+    ///
+    /// # Errors
+    /// What the kernel would refuse is refused, and the state is of no use afterwards.
+    pub fn apply(&mut self, phase: &Phase) -> Result<(), Refused> {
+        match phase {
+            Phase::Sets(changes) => changes.iter().try_for_each(|change| self.change_set(change)),
+            Phase::Chains(family, change) => self.change_chains(*family, change),
+        }
+    }
+
+    /// Makes one change of a set.
+    ///
+    /// # Errors
+    /// As [`State::apply`].
+    pub fn change_set(&mut self, change: &SetChange) -> Result<(), Refused> {
+        match change {
+            SetChange::Create { name, kind, family, capacity } => {
+                let held = HeldSet {
+                    kind: Some(*kind),
+                    family: Some(*family),
+                    capacity: *capacity,
+                    members: Arc::default(),
+                };
+                match self.sets.insert(name.clone(), held) {
+                    None => Ok(()),
+                    Some(_) => Err(Refused::SetExists(name.clone())),
+                }
+            }
+            SetChange::Add(name, elements) => {
+                let held = self.held(name)?;
+                let members: BTreeSet<_> = held.members.iter().chain(elements).copied().collect();
+                if members.len() > held.capacity {
+                    return Err(Refused::SetFull(name.clone()));
+                }
+                held.members = Arc::new(members.into_iter().collect());
+                Ok(())
+            }
+            SetChange::Remove(name, elements) => {
+                let held = self.held(name)?;
+                let gone: BTreeSet<_> = elements.iter().collect();
+                held.members = Arc::new(held.members.iter().filter(|e| !gone.contains(e)).copied().collect());
+                Ok(())
+            }
+            SetChange::Destroy(name) => match self.user_of(name) {
+                Some(chain) => Err(Refused::InUse(name.to_string(), chain)),
+                None => self.sets.remove(name).map(|_| ()).ok_or_else(|| Refused::NoSet(name.clone())),
+            },
+        }
+    }
+
+    fn held(&mut self, name: &SetName) -> Result<&mut HeldSet, Refused> {
+        self.sets.get_mut(name).ok_or_else(|| Refused::NoSet(name.clone()))
+    }
+
+    /// A chain with a rule that looks the set up.
+    fn user_of(&self, name: &SetName) -> Option<String> {
+        let chains = self.families.values().flat_map(|tables| &tables.chains);
+        let mut users = chains.filter(|(_, lines)| lines.iter().any(|line| mentions(line, name.as_str())));
+        users.next().map(|(chain, _)| chain.clone())
+    }
+
+    fn change_chains(&mut self, family: Family, change: &ChainChange) -> Result<(), Refused> {
+        let tables = self.families.entry(family).or_default();
+        tables.chains.extend(change.replace.clone());
+        tables.chains.retain(|chain, _| !change.delete.contains(chain));
+        tables.jumps.drain(..change.jumps.remove.min(tables.jumps.len()));
+        if change.jumps.insert {
+            tables.jumps.insert(0, 1);
+        }
+        let chains = tables.chains.clone();
+        for (chain, lines) in &chains {
+            for rule in lines.iter().filter_map(|line| parse::rule(line)) {
+                if let Some(target) = rule.target().filter(|target| !chains.contains_key(*target)) {
+                    return Err(Refused::NoChain(target.to_owned(), chain.clone()));
+                }
+                if let Some(set) = rule.set().filter(|set| !self.sets.contains_key(*set)) {
+                    return Err(Refused::NoSet(set.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What differs from `other`, in words, for the log; at most a few.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let sets: BTreeSet<_> = self.sets.keys().chain(other.sets.keys()).collect();
+        let changed = sets.into_iter().filter(|name| self.sets.get(name) != other.sets.get(name));
+        let mut found: Vec<String> = changed.map(|name| format!("set {name}")).collect();
+        for family in Family::ALL {
+            let empty = HeldTables::default();
+            let ours = self.families.get(&family).unwrap_or(&empty);
+            let theirs = other.families.get(&family).unwrap_or(&empty);
+            if ours.jumps != theirs.jumps {
+                found.push(format!("{family} jump in {} at {:?}, was at {:?}", names::HOOK, theirs.jumps, ours.jumps));
+            }
+            let chains: BTreeSet<_> = ours.chains.keys().chain(theirs.chains.keys()).collect();
+            let changed = chains.into_iter().filter(|chain| ours.chains.get(*chain) != theirs.chains.get(*chain));
+            found.extend(changed.map(|chain| format!("{family} chain {chain}")));
+        }
+        found.truncate(5);
+        found
+    }
+}
+
+/// Whether a rule's text has the name as a word of its own.
+pub(crate) fn mentions(line: &str, name: &str) -> bool {
+    line.split_ascii_whitespace().any(|word| word == name)
+}
