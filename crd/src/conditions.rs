@@ -114,6 +114,8 @@ reasons! {
     TargetNotFound,
     /// The Service has no such port.
     PortNotFound,
+    /// A namespace named does not exist.
+    NamespaceNotFound,
     /// A client's namespace denies egress and does not accept grants from this namespace.
     PendingConsent,
     /// The Service is of a kind no policy can express.

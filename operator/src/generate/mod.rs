@@ -1,8 +1,16 @@
 //! From what users wrote to the policies that mean it. Pure: a view in, policies and findings out.
 
+mod access;
+mod build;
+mod namespace;
+mod peers;
+mod service;
+
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt;
+use ringfence_crd::ServiceAccess;
 use ringfence_policy::ObjectKey;
 
 use crate::names::Origin;
@@ -15,12 +23,27 @@ pub struct GeneratorConfig {
     pub dns_services: Vec<ObjectKey>,
 }
 
+impl Default for GeneratorConfig {
+    /// The names under which distributions install the cluster's DNS.
+    fn default() -> Self {
+        let known = [
+            ("kube-system", "kube-dns"),
+            ("kube-system", "coredns"),
+            ("openshift-dns", "dns-default"),
+            ("kube-system", "rke2-coredns-rke2-coredns"),
+            ("kube-system", "kube-dns-upstream"),
+        ];
+        Self { dns_services: known.iter().map(|(namespace, name)| ObjectKey::new(*namespace, *name)).collect() }
+    }
+}
+
 /// The policies of a namespace, and what stands in the way of more.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generated {
     /// The policies, complete with metadata, in canonical form, sorted by name.
     pub policies: Vec<NetworkPolicy>,
-    /// What was found wrong or missing, sorted and without duplicates.
+    /// What was found wrong or missing about the namespace's ZeroTrustNamespace, sorted and without duplicates. What
+    /// there is to say about a ServiceAccess is in its [`AccessOutline`].
     pub findings: Vec<Finding>,
 }
 
@@ -81,6 +104,8 @@ pub enum Unsupported {
     ExternalName,
     /// It has no selector: its addresses come from elsewhere.
     NoSelector,
+    /// It has no ports.
+    NoPorts,
 }
 
 /// What one ServiceAccess leads to, in all namespaces.
@@ -90,4 +115,55 @@ pub struct AccessOutline {
     pub policies: Vec<NetworkPolicy>,
     /// What was found about it.
     pub findings: Vec<Finding>,
+}
+
+/// The policies that belong into a namespace now: none unless a ZeroTrustNamespace is in force there.
+#[must_use]
+pub fn generate(view: &ClusterView, config: &GeneratorConfig, namespace: &str) -> Generated {
+    let Some(owner) = view.effective(namespace) else {
+        return Generated::default();
+    };
+    let (mut policies, findings) = namespace::policies(view, config, owner);
+    for (_, access) in view.effective_accesses() {
+        policies.extend(access::policies_in(view, access, owner));
+    }
+    Generated { policies: sorted(policies), findings: distinct(findings) }
+}
+
+/// What one ServiceAccess leads to, in all namespaces.
+#[must_use]
+pub fn outline(view: &ClusterView, access: &ServiceAccess) -> AccessOutline {
+    let origin = Origin::from(access);
+    let policies: Vec<NetworkPolicy> = touched(view, access)
+        .iter()
+        .filter_map(|namespace| view.effective(namespace))
+        .flat_map(|owner| access::policies_in(view, access, owner))
+        .collect();
+    let mut problems = access::problems(view, access);
+    if policies.is_empty() && problems.is_empty() {
+        problems.push(Problem::NotNeeded);
+    }
+    let findings = problems.into_iter().map(|problem| Finding { origin: origin.clone(), problem }).collect();
+    AccessOutline { policies: sorted(policies), findings: distinct(findings) }
+}
+
+/// The namespaces with a ZeroTrustNamespace in force whose policies a ServiceAccess may contribute to: its own, and those
+/// of its clients.
+#[must_use]
+pub fn touched(view: &ClusterView, access: &ServiceAccess) -> BTreeSet<String> {
+    let own = access.namespace().unwrap_or_default();
+    let concerns = |namespace: &str| {
+        namespace == own || !peers::selectors_in(view, &access.spec.clients, &own, namespace).is_empty()
+    };
+    let covered = view.zero_trust.keys().filter(|namespace| view.effective(namespace).is_some());
+    covered.filter(|namespace| concerns(namespace)).cloned().collect()
+}
+
+fn sorted(mut policies: Vec<NetworkPolicy>) -> Vec<NetworkPolicy> {
+    policies.sort_by_key(|policy| (policy.namespace(), policy.name_any()));
+    policies
+}
+
+fn distinct(findings: Vec<Finding>) -> Vec<Finding> {
+    findings.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
 }

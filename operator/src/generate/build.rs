@@ -1,0 +1,201 @@
+//! The one place where a NetworkPolicy object is put together, in canonical form.
+//!
+//! Canonical means: what the API server stores is what was sent. No empty list or map, every default written out, lists
+//! sorted and without duplicates. Anything else would raise an object's generation on every write, or make equal policies
+//! look different.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::networking::v1::{
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::{Resource, ResourceExt};
+use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_policy::Direction;
+
+use crate::names::{
+    ARGO_COMPARE_ANNOTATION, ARGO_SYNC_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, ORIGIN_KIND_LABEL,
+    ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL, ORIGIN_UID_LABEL, Origin, PURPOSE_LABEL, Purpose,
+    SPEC_DIGEST_ANNOTATION, digest,
+};
+
+/// Everything a generated policy says.
+pub(crate) struct Draft<'a> {
+    pub(crate) name: String,
+    pub(crate) namespace: &'a str,
+    pub(crate) purpose: Purpose,
+    pub(crate) origin: &'a Origin,
+    pub(crate) owner: OwnerReference,
+    pub(crate) pods: LabelSelector,
+    pub(crate) direction: Direction,
+    pub(crate) opening: Opening,
+}
+
+/// What a policy opens for the pods it isolates.
+pub(crate) enum Opening {
+    /// Nothing: it denies.
+    Nothing,
+    /// Everything.
+    Everything,
+    /// These peers (never none) on these ports.
+    To { peers: Vec<NetworkPolicyPeer>, ports: PortSet },
+}
+
+/// The ports of an opening.
+#[derive(Clone)]
+pub(crate) enum PortSet {
+    /// Every port of every protocol.
+    All,
+    /// These; never none, because a rule without ports would open all of them.
+    Only(Vec<NetworkPolicyPort>),
+}
+
+impl PortSet {
+    /// A set of the ports given, or None if there is none.
+    pub(crate) fn only(mut ports: Vec<NetworkPolicyPort>) -> Option<Self> {
+        ports.sort_by_key(port_order);
+        ports.dedup();
+        (!ports.is_empty()).then_some(Self::Only(ports))
+    }
+
+    fn into_api(self) -> Option<Vec<NetworkPolicyPort>> {
+        match self {
+            Self::All => None,
+            Self::Only(ports) => Some(ports),
+        }
+    }
+}
+
+fn port_order(port: &NetworkPolicyPort) -> (Option<String>, i32, Option<String>) {
+    let (number, name) = match &port.port {
+        Some(IntOrString::Int(number)) => (*number, None),
+        Some(IntOrString::String(name)) => (i32::MAX, Some(name.clone())),
+        None => (0, None),
+    };
+    (port.protocol.clone(), number, name)
+}
+
+/// Puts the object together.
+pub(crate) fn policy(draft: Draft<'_>) -> NetworkPolicy {
+    let spec = spec(draft.pods, draft.direction, draft.opening);
+    NetworkPolicy {
+        metadata: ObjectMeta {
+            name: Some(draft.name),
+            namespace: Some(draft.namespace.to_owned()),
+            labels: Some(labels(draft.origin, draft.purpose)),
+            annotations: Some(annotations(draft.origin, draft.namespace, &spec)),
+            owner_references: Some(vec![draft.owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec),
+    }
+}
+
+fn labels(origin: &Origin, purpose: Purpose) -> BTreeMap<String, String> {
+    [
+        (MANAGED_BY_LABEL, FIELD_MANAGER),
+        (ORIGIN_KIND_LABEL, origin.kind.as_str()),
+        (ORIGIN_NAMESPACE_LABEL, &origin.key.namespace),
+        (ORIGIN_NAME_LABEL, &origin.key.name),
+        (ORIGIN_UID_LABEL, &origin.uid),
+        (PURPOSE_LABEL, purpose.as_str()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
+}
+
+fn annotations(origin: &Origin, namespace: &str, spec: &NetworkPolicySpec) -> BTreeMap<String, String> {
+    let mut annotations = BTreeMap::from([(SPEC_DIGEST_ANNOTATION.to_owned(), spec_digest(spec))]);
+    // Argo CD sees a child through its owner; one that comes from another namespace's resource has no owner it knows.
+    if origin.key.namespace != namespace {
+        annotations.insert(ARGO_COMPARE_ANNOTATION.to_owned(), "IgnoreExtraneous".to_owned());
+        annotations.insert(ARGO_SYNC_ANNOTATION.to_owned(), "Prune=false".to_owned());
+    }
+    annotations
+}
+
+/// The digest of a spec, as it stands in [`SPEC_DIGEST_ANNOTATION`].
+pub(crate) fn spec_digest(spec: &NetworkPolicySpec) -> String {
+    // A spec is made of strings, numbers and lists: it can always be written as JSON.
+    digest(&[&serde_json::to_string(spec).unwrap_or_default()])[..16].to_owned()
+}
+
+/// The spec of a policy for one direction.
+pub(crate) fn spec(pods: LabelSelector, direction: Direction, opening: Opening) -> NetworkPolicySpec {
+    let rule = match opening {
+        Opening::Nothing => None,
+        Opening::Everything => Some((None, None)),
+        Opening::To { peers, ports } => Some((Some(distinct(peers)), ports.into_api())),
+    };
+    let mut spec = NetworkPolicySpec {
+        pod_selector: Some(canonical(pods)),
+        policy_types: Some(vec![direction_type(direction).to_owned()]),
+        ..NetworkPolicySpec::default()
+    };
+    match direction {
+        Direction::Ingress => {
+            spec.ingress = rule.map(|(from, ports)| vec![NetworkPolicyIngressRule { from, ports }]);
+        }
+        Direction::Egress => {
+            spec.egress = rule.map(|(to, ports)| vec![NetworkPolicyEgressRule { to, ports }]);
+        }
+    }
+    spec
+}
+
+/// The name of a direction in `policyTypes`.
+pub(crate) fn direction_type(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Ingress => "Ingress",
+        Direction::Egress => "Egress",
+    }
+}
+
+fn distinct(peers: Vec<NetworkPolicyPeer>) -> Vec<NetworkPolicyPeer> {
+    let by_text: BTreeMap<String, NetworkPolicyPeer> =
+        peers.into_iter().map(|peer| (serde_json::to_string(&peer).unwrap_or_default(), peer)).collect();
+    by_text.into_values().collect()
+}
+
+/// The canonical form of a selector: what is empty is absent, lists are sorted and without duplicates.
+pub(crate) fn canonical(selector: LabelSelector) -> LabelSelector {
+    let mut expressions = selector.match_expressions.unwrap_or_default();
+    for expression in &mut expressions {
+        let mut values = expression.values.take().unwrap_or_default();
+        values.sort();
+        values.dedup();
+        expression.values = Some(values).filter(|values| !values.is_empty());
+    }
+    expressions.sort_by(|a, b| (&a.key, &a.operator, &a.values).cmp(&(&b.key, &b.operator, &b.values)));
+    expressions.dedup();
+    LabelSelector {
+        match_labels: selector.match_labels.filter(|labels| !labels.is_empty()),
+        match_expressions: Some(expressions).filter(|expressions| !expressions.is_empty()),
+    }
+}
+
+/// The reference by which a ZeroTrustNamespace owns policies of its namespace.
+pub(crate) fn owned_by_zero_trust(owner: &ZeroTrustNamespace) -> OwnerReference {
+    reference::<ZeroTrustNamespace>(owner)
+}
+
+/// The reference by which a ServiceAccess owns policies of its namespace.
+pub(crate) fn owned_by_access(owner: &ServiceAccess) -> OwnerReference {
+    reference::<ServiceAccess>(owner)
+}
+
+/// A controlling reference. It does not block the owner's deletion: that would need a permission on the owner's finalizers,
+/// and the order of deletion is ensured by a finalizer already.
+fn reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
+    OwnerReference {
+        api_version: K::api_version(&()).into_owned(),
+        kind: K::kind(&()).into_owned(),
+        name: owner.name_any(),
+        uid: owner.uid().unwrap_or_default(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }
+}

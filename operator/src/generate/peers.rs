@@ -1,0 +1,115 @@
+//! From the peers a user writes to the peers of a NetworkPolicy, and to the pods they mean in one namespace.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use ringfence_crd::{NamespacePeer, Peer};
+use ringfence_policy::Selector;
+
+use super::Problem;
+use super::build::canonical;
+use crate::names::NAMESPACE_NAME_LABEL;
+use crate::view::ClusterView;
+
+/// The peers of a NetworkPolicy in namespace `own` that mean what the user wrote there.
+pub(crate) fn ingress_peers(peers: &[Peer], own: &str) -> Vec<NetworkPolicyPeer> {
+    peers.iter().map(|peer| ingress_peer(peer, own)).collect()
+}
+
+fn ingress_peer(peer: &Peer, own: &str) -> NetworkPolicyPeer {
+    if let Some(cidr) = &peer.cidr {
+        let mut except = peer.except.clone();
+        except.sort();
+        except.dedup();
+        let except = Some(except).filter(|list| !list.is_empty());
+        return NetworkPolicyPeer {
+            ip_block: Some(IPBlock { cidr: cidr.clone(), except }),
+            ..NetworkPolicyPeer::default()
+        };
+    }
+    let pods = peer.pod_selector.clone().unwrap_or_default();
+    match (&peer.namespace, &peer.namespace_selector) {
+        (Some(name), _) => pods_of(name, own, pods),
+        (None, Some(selector)) => across(selector.clone(), pods),
+        (None, None) => pods_of(own, own, pods),
+    }
+}
+
+/// Pods of one namespace, as seen from a policy in namespace `own`.
+pub(crate) fn pods_of(namespace: &str, own: &str, pods: LabelSelector) -> NetworkPolicyPeer {
+    if namespace == own {
+        return NetworkPolicyPeer { pod_selector: Some(canonical(pods)), ..NetworkPolicyPeer::default() };
+    }
+    let name = BTreeMap::from([(NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned())]);
+    across(LabelSelector { match_labels: Some(name), match_expressions: None }, pods)
+}
+
+/// Pods of all namespaces that a selector matches.
+fn across(namespaces: LabelSelector, pods: LabelSelector) -> NetworkPolicyPeer {
+    let pods = canonical(pods);
+    NetworkPolicyPeer {
+        namespace_selector: Some(canonical(namespaces)),
+        pod_selector: Some(pods).filter(|selector| *selector != LabelSelector::default()),
+        ip_block: None,
+    }
+}
+
+/// The pods that peers, written in namespace `own`, mean in namespace `within`: one selector per distinct choice, by its
+/// canonical text. Peers that are addresses mean no pods.
+pub(crate) fn selectors_in(
+    view: &ClusterView,
+    peers: &[Peer],
+    own: &str,
+    within: &str,
+) -> BTreeMap<String, LabelSelector> {
+    let meant = peers.iter().filter(|peer| peer.cidr.is_none() && reaches(view, peer, own, within));
+    meant
+        .map(|peer| {
+            let selector = canonical(peer.pod_selector.clone().unwrap_or_default());
+            (serde_json::to_string(&selector).unwrap_or_default(), selector)
+        })
+        .collect()
+}
+
+fn reaches(view: &ClusterView, peer: &Peer, own: &str, within: &str) -> bool {
+    match (&peer.namespace, &peer.namespace_selector) {
+        (Some(name), _) => name == within,
+        (None, Some(selector)) => selects(view, selector, within),
+        (None, None) => own == within,
+    }
+}
+
+/// The other namespaces that peers name outright.
+pub(crate) fn named_namespaces<'a>(peers: &'a [Peer], own: &'a str) -> impl Iterator<Item = &'a str> {
+    peers.iter().filter_map(|peer| peer.namespace.as_deref()).filter(move |name| *name != own)
+}
+
+/// Whether a list of consent covers a namespace.
+pub(crate) fn accepts(view: &ClusterView, accepted: &[NamespacePeer], namespace: &str) -> bool {
+    accepted.iter().any(|peer| match (&peer.namespace, &peer.namespace_selector) {
+        (Some(name), _) => name == namespace,
+        (None, Some(selector)) => selects(view, selector, namespace),
+        (None, None) => false,
+    })
+}
+
+/// Whether a selector matches a namespace's labels. A selector that is no selector, or a namespace that does not exist,
+/// matches nothing: what can't be read stays closed.
+fn selects(view: &ClusterView, selector: &LabelSelector, namespace: &str) -> bool {
+    let Some(labels) = view.namespace_labels(namespace) else {
+        return false;
+    };
+    Selector::try_from(selector).is_ok_and(|selector| selector.matches(&labels))
+}
+
+/// What keeps pods of a namespace that is named outright from using a grant of namespace `grantor`.
+pub(crate) fn obstacle(view: &ClusterView, namespace: &str, grantor: &str) -> Option<Problem> {
+    if !view.namespaces.contains_key(namespace) {
+        return Some(Problem::NamespaceNotFound { namespace: namespace.to_owned() });
+    }
+    let resource = view.effective(namespace)?;
+    let consents = namespace == grantor || accepts(view, &resource.spec.accept_egress_from, grantor);
+    let closed = resource.spec.default_deny.egress && !consents;
+    closed.then(|| Problem::PendingConsent { namespace: namespace.to_owned() })
+}
