@@ -35,16 +35,25 @@ enum Fate {
 /// # Errors
 /// The state is broken in a way that the kernel would not have accepted.
 pub fn passes(state: &State, flow: &Flow) -> Result<bool, Fault> {
+    Ok(allows(state, flow, Direction::Egress)? && allows(state, flow, Direction::Ingress)?)
+}
+
+/// Whether one direction's rules let the packet pass, whatever the other's say: egress is what the source may, ingress
+/// what the destination may.
+///
+/// # Errors
+/// As [`passes`].
+pub fn allows(state: &State, flow: &Flow, direction: Direction) -> Result<bool, Fault> {
     let Some(tables) = state.families.get(&Family::of(flow.source)) else {
         return Ok(true);
     };
     if tables.jumps.is_empty() {
         return Ok(true);
     }
-    Ok(matches!(walk(state, flow, names::FORWARD)?, Fate::Returned))
+    Ok(matches!(walk(state, flow, direction, names::FORWARD)?, Fate::Returned))
 }
 
-fn walk(state: &State, flow: &Flow, chain: &str) -> Result<Fate, Fault> {
+fn walk(state: &State, flow: &Flow, only: Direction, chain: &str) -> Result<Fate, Fault> {
     let lines = state.families.get(&Family::of(flow.source)).and_then(|tables| tables.chains.get(chain));
     for line in lines.ok_or_else(|| Fault::NoChain(chain.to_owned()))? {
         let rule = parse::rule(line).ok_or_else(|| Fault::Unknown(line.clone()))?;
@@ -53,12 +62,13 @@ fn walk(state: &State, flow: &Flow, chain: &str) -> Result<Fate, Fault> {
         }
         match &rule {
             Rule::Log { .. } => {}
+            Rule::Gate { direction, .. } if *direction != only => {}
             Rule::Drop | Rule::Reset | Rule::Reject(_) => return Ok(Fate::Dropped),
-            Rule::Branch { chain, .. } => return walk(state, flow, chain),
+            Rule::Branch { chain, .. } => return walk(state, flow, only, chain),
             rule => match rule.target() {
                 None => return Ok(Fate::Returned),
                 Some(target) => {
-                    if let Fate::Dropped = walk(state, flow, target)? {
+                    if let Fate::Dropped = walk(state, flow, only, target)? {
                         return Ok(Fate::Dropped);
                     }
                 }
