@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::{ServiceAccess, ZeroTrustNamespace};
 
-const HEADER: &str = "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
+const HEADER: &str =
+    "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
 
 /// Every file of `config/crd`: its name and its content, in the order of the names.
 ///
@@ -65,5 +66,7 @@ fn render(definition: &Value) -> String {
 
 fn kustomization(files: &[(String, String)]) -> String {
     let resources: String = files.iter().map(|(name, _)| format!("- {name}\n")).collect();
-    format!("{HEADER}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{resources}")
+    format!(
+        "{HEADER}apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n{resources}"
+    )
 }

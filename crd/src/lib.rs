@@ -9,7 +9,10 @@
 //! included, so that the API server itself refuses a spec that can mean nothing. [`reference`](fn@reference)
 //! turns the same schemas into `docs/api.md`.
 
-#![allow(unreachable_pub, reason = "the KubeSchema derive copies each struct into a function body")]
+#![allow(
+    unreachable_pub,
+    reason = "the KubeSchema derive copies each struct into a function body"
+)]
 
 mod access;
 mod conditions;

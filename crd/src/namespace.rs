@@ -83,7 +83,10 @@ pub struct DefaultDeny {
 
 impl Default for DefaultDeny {
     fn default() -> Self {
-        Self { ingress: true, egress: true }
+        Self {
+            ingress: true,
+            egress: true,
+        }
     }
 }
 

@@ -48,7 +48,11 @@ impl Ledger {
     /// Whether a policy was made by the operator.
     #[must_use]
     pub fn is_ours(&self, policy: &NetworkPolicy) -> bool {
-        let recorded = policy.metadata.uid.as_ref().is_some_and(|uid| self.recorded.contains(uid));
+        let recorded = policy
+            .metadata
+            .uid
+            .as_ref()
+            .is_some_and(|uid| self.recorded.contains(uid));
         recorded || (written_by_us(policy) && self.owns(policy))
     }
 
@@ -135,13 +139,22 @@ pub fn replacement(existing: &NetworkPolicy, wanted: &NetworkPolicy) -> NetworkP
     annotations.extend(wanted.annotations().clone());
     let mut owners = wanted.owner_references().to_vec();
     // An object has one controller at most, so a second one can't stay beside ours.
-    let others = existing.owner_references().iter().filter(|owner| owner.controller != Some(true));
+    let others = existing
+        .owner_references()
+        .iter()
+        .filter(|owner| owner.controller != Some(true));
     owners.extend(others.cloned());
     policy.metadata.labels = Some(labels);
     policy.metadata.annotations = Some(annotations);
     policy.metadata.owner_references = Some(owners);
     policy.metadata.uid.clone_from(&existing.metadata.uid);
-    policy.metadata.resource_version.clone_from(&existing.metadata.resource_version);
-    policy.metadata.finalizers.clone_from(&existing.metadata.finalizers);
+    policy
+        .metadata
+        .resource_version
+        .clone_from(&existing.metadata.resource_version);
+    policy
+        .metadata
+        .finalizers
+        .clone_from(&existing.metadata.finalizers);
     policy
 }

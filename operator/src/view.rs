@@ -40,13 +40,17 @@ impl ClusterView {
 
     /// Adds a pod.
     pub fn insert_pod(&mut self, pod: Arc<Pod>) {
-        self.pods.entry(pod.namespace().unwrap_or_default()).or_default().push(pod);
+        self.pods
+            .entry(pod.namespace().unwrap_or_default())
+            .or_default()
+            .push(pod);
     }
 
     /// Puts a ZeroTrustNamespace in. One with another name than the only one allowed has no effect and is left out.
     pub fn insert_zero_trust(&mut self, resource: Arc<ZeroTrustNamespace>) {
         if resource.name_any() == ringfence_crd::SINGLETON {
-            self.zero_trust.insert(resource.namespace().unwrap_or_default(), resource);
+            self.zero_trust
+                .insert(resource.namespace().unwrap_or_default(), resource);
         }
     }
 
@@ -57,7 +61,10 @@ impl ClusterView {
 
     /// Adds a NetworkPolicy.
     pub fn insert_policy(&mut self, policy: Arc<NetworkPolicy>) {
-        self.policies.entry(policy.namespace().unwrap_or_default()).or_default().push(policy);
+        self.policies
+            .entry(policy.namespace().unwrap_or_default())
+            .or_default()
+            .push(policy);
     }
 
     /// The labels of a namespace, with the name label that the API server adds to every one. None if there is no such
@@ -72,28 +79,38 @@ impl ClusterView {
     /// The ZeroTrustNamespace that is in force in a namespace: it exists and is not being deleted.
     #[must_use]
     pub fn effective(&self, namespace: &str) -> Option<&Arc<ZeroTrustNamespace>> {
-        self.zero_trust.get(namespace).filter(|resource| resource.metadata.deletion_timestamp.is_none())
+        self.zero_trust
+            .get(namespace)
+            .filter(|resource| resource.metadata.deletion_timestamp.is_none())
     }
 
     /// The directions a namespace denies: none without a ZeroTrustNamespace in force.
     #[must_use]
     pub fn denied(&self, namespace: &str) -> DefaultDeny {
-        self.effective(namespace).map_or(NOTHING_DENIED, |resource| resource.spec.default_deny)
+        self.effective(namespace)
+            .map_or(NOTHING_DENIED, |resource| resource.spec.default_deny)
     }
 
     /// The ServiceAccesses in force: those not being deleted.
     pub fn effective_accesses(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<ServiceAccess>)> {
-        self.accesses.iter().filter(|(_, access)| access.metadata.deletion_timestamp.is_none())
+        self.accesses
+            .iter()
+            .filter(|(_, access)| access.metadata.deletion_timestamp.is_none())
     }
 
     /// Whether a namespace is on its way out: nothing can be created in it any more.
     #[must_use]
     pub fn terminating(&self, namespace: &str) -> bool {
-        self.namespaces.get(namespace).is_some_and(|ns| ns.metadata.deletion_timestamp.is_some())
+        self.namespaces
+            .get(namespace)
+            .is_some_and(|ns| ns.metadata.deletion_timestamp.is_some())
     }
 }
 
-const NOTHING_DENIED: DefaultDeny = DefaultDeny { ingress: false, egress: false };
+const NOTHING_DENIED: DefaultDeny = DefaultDeny {
+    ingress: false,
+    egress: false,
+};
 
 /// The namespace and name of an API object; a cluster-scoped object has an empty namespace.
 pub fn key(object: &impl ResourceExt) -> ObjectKey {

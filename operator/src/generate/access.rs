@@ -43,7 +43,11 @@ fn ingress(access: &ServiceAccess, owner: &ZeroTrustNamespace, target: Target) -
     // pods in place would isolate some and open others in a single write.
     let text = serde_json::to_string(&pods).unwrap_or_default();
     Some(policy(Draft {
-        name: numbered(Purpose::AccessIngress, &key.name, &[&key.namespace, &key.name, &text]),
+        name: numbered(
+            Purpose::AccessIngress,
+            &key.name,
+            &[&key.namespace, &key.name, &text],
+        ),
         namespace: &key.namespace,
         purpose: Purpose::AccessIngress,
         origin: &Origin::from(access),
@@ -112,11 +116,17 @@ pub(crate) fn problems(view: &ClusterView, access: &ServiceAccess) -> Vec<Proble
 
 /// What a ServiceAccess points at, as far as it exists. A part that is missing stays closed and does not stop the rest.
 fn resolve(view: &ClusterView, access: &ServiceAccess) -> (Option<Target>, Vec<Problem>) {
-    let key = ObjectKey::new(access.namespace().unwrap_or_default(), access.spec.target_ref.name.clone());
+    let key = ObjectKey::new(
+        access.namespace().unwrap_or_default(),
+        access.spec.target_ref.name.clone(),
+    );
     let Some(found) = view.services.get(&key) else {
         return (None, vec![Problem::TargetNotFound { service: key }]);
     };
-    let unsupported = |why: Unsupported| Problem::UnsupportedService { service: key.clone(), why };
+    let unsupported = |why: Unsupported| Problem::UnsupportedService {
+        service: key.clone(),
+        why,
+    };
     let pods = match service::backends(found) {
         Ok(pods) => pods,
         Err(why) => return (None, vec![unsupported(why)]),
@@ -126,9 +136,14 @@ fn resolve(view: &ClusterView, access: &ServiceAccess) -> (Option<Target>, Vec<P
     if offered.is_empty() && chosen.is_empty() {
         return (None, vec![unsupported(Unsupported::NoPorts)]);
     }
-    let missing = chosen.iter().filter(|wanted| !offered.iter().any(|port| service::is_called(port, wanted)));
+    let missing = chosen
+        .iter()
+        .filter(|wanted| !offered.iter().any(|port| service::is_called(port, wanted)));
     let problems = missing
-        .map(|wanted| Problem::PortNotFound { service: key.clone(), port: text(wanted) })
+        .map(|wanted| Problem::PortNotFound {
+            service: key.clone(),
+            port: text(wanted),
+        })
         .collect();
     let granted = offered
         .iter()

@@ -41,7 +41,10 @@ pub(crate) enum Opening {
     /// Everything.
     Everything,
     /// These peers (never none) on these ports.
-    To { peers: Vec<NetworkPolicyPeer>, ports: PortSet },
+    To {
+        peers: Vec<NetworkPolicyPeer>,
+        ports: PortSet,
+    },
 }
 
 /// The ports of an opening.
@@ -155,8 +158,10 @@ pub(crate) fn direction_type(direction: Direction) -> &'static str {
 }
 
 fn distinct(peers: Vec<NetworkPolicyPeer>) -> Vec<NetworkPolicyPeer> {
-    let by_text: BTreeMap<String, NetworkPolicyPeer> =
-        peers.into_iter().map(|peer| (serde_json::to_string(&peer).unwrap_or_default(), peer)).collect();
+    let by_text: BTreeMap<String, NetworkPolicyPeer> = peers
+        .into_iter()
+        .map(|peer| (serde_json::to_string(&peer).unwrap_or_default(), peer))
+        .collect();
     by_text.into_values().collect()
 }
 

@@ -1,10 +1,12 @@
 //! From what users wrote to the policies that mean it. Pure: a view in, policies and findings out.
 
 mod access;
-mod build;
+pub(crate) mod build;
 mod namespace;
 mod peers;
 mod service;
+
+pub(crate) use service::backends;
 
 use std::collections::BTreeSet;
 
@@ -33,7 +35,12 @@ impl Default for GeneratorConfig {
             ("kube-system", "rke2-coredns-rke2-coredns"),
             ("kube-system", "kube-dns-upstream"),
         ];
-        Self { dns_services: known.iter().map(|(namespace, name)| ObjectKey::new(*namespace, *name)).collect() }
+        Self {
+            dns_services: known
+                .iter()
+                .map(|(namespace, name)| ObjectKey::new(*namespace, *name))
+                .collect(),
+        }
     }
 }
 
@@ -127,7 +134,10 @@ pub fn generate(view: &ClusterView, config: &GeneratorConfig, namespace: &str) -
     for (_, access) in view.effective_accesses() {
         policies.extend(access::policies_in(view, access, owner));
     }
-    Generated { policies: sorted(policies), findings: distinct(findings) }
+    Generated {
+        policies: sorted(policies),
+        findings: distinct(findings),
+    }
 }
 
 /// What one ServiceAccess leads to, in all namespaces.
@@ -143,8 +153,17 @@ pub fn outline(view: &ClusterView, access: &ServiceAccess) -> AccessOutline {
     if policies.is_empty() && problems.is_empty() {
         problems.push(Problem::NotNeeded);
     }
-    let findings = problems.into_iter().map(|problem| Finding { origin: origin.clone(), problem }).collect();
-    AccessOutline { policies: sorted(policies), findings: distinct(findings) }
+    let findings = problems
+        .into_iter()
+        .map(|problem| Finding {
+            origin: origin.clone(),
+            problem,
+        })
+        .collect();
+    AccessOutline {
+        policies: sorted(policies),
+        findings: distinct(findings),
+    }
 }
 
 /// The namespaces with a ZeroTrustNamespace in force whose policies a ServiceAccess may contribute to: its own, and those
@@ -155,7 +174,10 @@ pub fn touched(view: &ClusterView, access: &ServiceAccess) -> BTreeSet<String> {
     let concerns = |namespace: &str| {
         namespace == own || !peers::selectors_in(view, &access.spec.clients, &own, namespace).is_empty()
     };
-    let covered = view.zero_trust.keys().filter(|namespace| view.effective(namespace).is_some());
+    let covered = view
+        .zero_trust
+        .keys()
+        .filter(|namespace| view.effective(namespace).is_some());
     covered.filter(|namespace| concerns(namespace)).cloned().collect()
 }
 
@@ -165,5 +187,9 @@ fn sorted(mut policies: Vec<NetworkPolicy>) -> Vec<NetworkPolicy> {
 }
 
 fn distinct(findings: Vec<Finding>) -> Vec<Finding> {
-    findings.into_iter().collect::<BTreeSet<_>>().into_iter().collect()
+    findings
+        .into_iter()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect()
 }

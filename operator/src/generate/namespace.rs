@@ -31,7 +31,14 @@ pub(crate) fn policies(
         policies.extend(
             same_namespace.then(|| author.same_namespace(Purpose::SameNamespaceIngress, Direction::Ingress)),
         );
-        policies.extend(resource.spec.allow.monitoring.as_ref().map(|wanted| author.monitoring(wanted)));
+        policies.extend(
+            resource
+                .spec
+                .allow
+                .monitoring
+                .as_ref()
+                .map(|wanted| author.monitoring(wanted)),
+        );
     }
     if denied.egress {
         policies.push(author.everywhere(Purpose::DenyEgress, Direction::Egress, Opening::Nothing));
@@ -42,11 +49,16 @@ pub(crate) fn policies(
         if resource.spec.allow.dns.enabled {
             match dns(view, config, author.namespace) {
                 Some(opening) => policies.push(author.everywhere(Purpose::Dns, Direction::Egress, opening)),
-                None => problems.push(Problem::DnsNotFound { tried: config.dns_services.clone() }),
+                None => problems.push(Problem::DnsNotFound {
+                    tried: config.dns_services.clone(),
+                }),
             }
         }
     }
-    let findings = problems.into_iter().map(|problem| Finding { origin: author.origin.clone(), problem });
+    let findings = problems.into_iter().map(|problem| Finding {
+        origin: author.origin.clone(),
+        problem,
+    });
     (policies, findings.collect())
 }
 
@@ -60,7 +72,11 @@ struct Author<'a> {
 impl<'a> Author<'a> {
     fn new(resource: &'a ZeroTrustNamespace) -> Self {
         let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
-        Self { resource, namespace, origin: Origin::from(resource) }
+        Self {
+            resource,
+            namespace,
+            origin: Origin::from(resource),
+        }
     }
 
     /// A policy for all pods of the namespace, of which there is one.
@@ -79,12 +95,22 @@ impl<'a> Author<'a> {
 
     fn same_namespace(&self, purpose: Purpose, direction: Direction) -> NetworkPolicy {
         let everyone = peers::pods_of(self.namespace, self.namespace, LabelSelector::default());
-        self.everywhere(purpose, direction, Opening::To { peers: vec![everyone], ports: PortSet::All })
+        self.everywhere(
+            purpose,
+            direction,
+            Opening::To {
+                peers: vec![everyone],
+                ports: PortSet::All,
+            },
+        )
     }
 
     fn monitoring(&self, wanted: &Monitoring) -> NetworkPolicy {
         let from = peers::ingress_peers(&wanted.from, self.namespace);
-        let opening = Opening::To { peers: from, ports: pod_ports(wanted) };
+        let opening = Opening::To {
+            peers: from,
+            ports: pod_ports(wanted),
+        };
         self.everywhere(Purpose::MonitoringIngress, Direction::Ingress, opening)
     }
 }
@@ -104,9 +130,15 @@ fn dns(view: &ClusterView, config: &GeneratorConfig, own: &str) -> Option<Openin
     config.dns_services.iter().find_map(|key| {
         let found = view.services.get(key)?;
         let pods = service::backends(found).ok()?;
-        let ports = service::ports(found).iter().filter(|port| port.port == DNS_PORT).map(service::target);
+        let ports = service::ports(found)
+            .iter()
+            .filter(|port| port.port == DNS_PORT)
+            .map(service::target);
         let ports = PortSet::only(ports.collect())?;
-        Some(Opening::To { peers: vec![peers::pods_of(&key.namespace, own, pods)], ports })
+        Some(Opening::To {
+            peers: vec![peers::pods_of(&key.namespace, own, pods)],
+            ports,
+        })
     })
 }
 
@@ -114,8 +146,13 @@ fn dns(view: &ClusterView, config: &GeneratorConfig, own: &str) -> Option<Openin
 /// them and which this one accepts grants from.
 fn scraping(view: &ClusterView, resource: &ZeroTrustNamespace) -> Vec<NetworkPolicy> {
     let own = resource.namespace().unwrap_or_default();
-    let targets = view.zero_trust.keys().filter_map(|namespace| view.effective(namespace));
-    targets.flat_map(|target| scraping_one(view, resource, &own, target)).collect()
+    let targets = view
+        .zero_trust
+        .keys()
+        .filter_map(|namespace| view.effective(namespace));
+    targets
+        .flat_map(|target| scraping_one(view, resource, &own, target))
+        .collect()
 }
 
 fn scraping_one(
@@ -145,7 +182,10 @@ fn scraping_one(
                 owner: owned_by_zero_trust(resource),
                 pods,
                 direction: Direction::Egress,
-                opening: Opening::To { peers: vec![everyone], ports: pod_ports(wanted) },
+                opening: Opening::To {
+                    peers: vec![everyone],
+                    ports: pod_ports(wanted),
+                },
             })
         })
         .collect()
@@ -158,5 +198,7 @@ fn missing_scrapers(view: &ClusterView, resource: &ZeroTrustNamespace) -> Vec<Pr
         return Vec::new();
     };
     let named = peers::named_namespaces(&wanted.from, &own);
-    named.filter_map(|namespace| peers::obstacle(view, namespace, &own)).collect()
+    named
+        .filter_map(|namespace| peers::obstacle(view, namespace, &own))
+        .collect()
 }

@@ -24,7 +24,10 @@ fn ingress_peer(peer: &Peer, own: &str) -> NetworkPolicyPeer {
         except.dedup();
         let except = Some(except).filter(|list| !list.is_empty());
         return NetworkPolicyPeer {
-            ip_block: Some(IPBlock { cidr: cidr.clone(), except }),
+            ip_block: Some(IPBlock {
+                cidr: cidr.clone(),
+                except,
+            }),
             ..NetworkPolicyPeer::default()
         };
     }
@@ -39,10 +42,19 @@ fn ingress_peer(peer: &Peer, own: &str) -> NetworkPolicyPeer {
 /// Pods of one namespace, as seen from a policy in namespace `own`.
 pub(crate) fn pods_of(namespace: &str, own: &str, pods: LabelSelector) -> NetworkPolicyPeer {
     if namespace == own {
-        return NetworkPolicyPeer { pod_selector: Some(canonical(pods)), ..NetworkPolicyPeer::default() };
+        return NetworkPolicyPeer {
+            pod_selector: Some(canonical(pods)),
+            ..NetworkPolicyPeer::default()
+        };
     }
     let name = BTreeMap::from([(NAMESPACE_NAME_LABEL.to_owned(), namespace.to_owned())]);
-    across(LabelSelector { match_labels: Some(name), match_expressions: None }, pods)
+    across(
+        LabelSelector {
+            match_labels: Some(name),
+            match_expressions: None,
+        },
+        pods,
+    )
 }
 
 /// Pods of all namespaces that a selector matches.
@@ -63,7 +75,9 @@ pub(crate) fn selectors_in(
     own: &str,
     within: &str,
 ) -> BTreeMap<String, LabelSelector> {
-    let meant = peers.iter().filter(|peer| peer.cidr.is_none() && reaches(view, peer, own, within));
+    let meant = peers
+        .iter()
+        .filter(|peer| peer.cidr.is_none() && reaches(view, peer, own, within));
     meant
         .map(|peer| {
             let selector = canonical(peer.pod_selector.clone().unwrap_or_default());
@@ -82,16 +96,21 @@ fn reaches(view: &ClusterView, peer: &Peer, own: &str, within: &str) -> bool {
 
 /// The other namespaces that peers name outright.
 pub(crate) fn named_namespaces<'a>(peers: &'a [Peer], own: &'a str) -> impl Iterator<Item = &'a str> {
-    peers.iter().filter_map(|peer| peer.namespace.as_deref()).filter(move |name| *name != own)
+    peers
+        .iter()
+        .filter_map(|peer| peer.namespace.as_deref())
+        .filter(move |name| *name != own)
 }
 
 /// Whether a list of consent covers a namespace.
 pub(crate) fn accepts(view: &ClusterView, accepted: &[NamespacePeer], namespace: &str) -> bool {
-    accepted.iter().any(|peer| match (&peer.namespace, &peer.namespace_selector) {
-        (Some(name), _) => name == namespace,
-        (None, Some(selector)) => selects(view, selector, namespace),
-        (None, None) => false,
-    })
+    accepted
+        .iter()
+        .any(|peer| match (&peer.namespace, &peer.namespace_selector) {
+            (Some(name), _) => name == namespace,
+            (None, Some(selector)) => selects(view, selector, namespace),
+            (None, None) => false,
+        })
 }
 
 /// Whether a selector matches a namespace's labels. A selector that is no selector, or a namespace that does not exist,
@@ -106,10 +125,14 @@ fn selects(view: &ClusterView, selector: &LabelSelector, namespace: &str) -> boo
 /// What keeps pods of a namespace that is named outright from using a grant of namespace `grantor`.
 pub(crate) fn obstacle(view: &ClusterView, namespace: &str, grantor: &str) -> Option<Problem> {
     if !view.namespaces.contains_key(namespace) {
-        return Some(Problem::NamespaceNotFound { namespace: namespace.to_owned() });
+        return Some(Problem::NamespaceNotFound {
+            namespace: namespace.to_owned(),
+        });
     }
     let resource = view.effective(namespace)?;
     let consents = namespace == grantor || accepts(view, &resource.spec.accept_egress_from, grantor);
     let closed = resource.spec.default_deny.egress && !consents;
-    closed.then(|| Problem::PendingConsent { namespace: namespace.to_owned() })
+    closed.then(|| Problem::PendingConsent {
+        namespace: namespace.to_owned(),
+    })
 }

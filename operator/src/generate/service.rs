@@ -21,12 +21,19 @@ pub(crate) fn backends(service: &Service) -> Result<LabelSelector, Unsupported> 
     if labels.is_empty() {
         return Err(Unsupported::NoSelector);
     }
-    Ok(LabelSelector { match_labels: Some(labels), match_expressions: None })
+    Ok(LabelSelector {
+        match_labels: Some(labels),
+        match_expressions: None,
+    })
 }
 
 /// The ports of a Service.
 pub(crate) fn ports(service: &Service) -> &[ServicePort] {
-    service.spec.as_ref().and_then(|spec| spec.ports.as_deref()).unwrap_or_default()
+    service
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.ports.as_deref())
+        .unwrap_or_default()
 }
 
 /// Whether a port is the one that a user names, or one of those with the number a user gives (a Service may offer one number

@@ -1,6 +1,27 @@
 //! From findings and outcomes to conditions. Pure: the time is an argument.
+//!
+//! A status that has nothing new to say comes out equal to the one that is there, so that nothing is written: transition
+//! times stay while a condition's status does, and lists keep the order they were found in.
 
+mod access;
+mod condition;
+mod coverage;
+mod namespace;
+mod programmed;
+mod references;
+
+use jiff::Timestamp;
+use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
+
+use crate::generate::{AccessOutline, Generated};
+use crate::view::ClusterView;
+
+pub use access::access_status;
+pub use namespace::namespace_status;
+
+/// What stands in the printer column while no enforcer reports what its kernel holds.
+const ENFORCED_UNKNOWN: &str = "Unknown";
 
 /// A write that the API server refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,4 +30,34 @@ pub struct WriteFailure {
     pub policy: ObjectKey,
     /// What the API server said.
     pub message: String,
+}
+
+/// Everything the status of a ZeroTrustNamespace depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct NamespaceInput<'a> {
+    /// The cluster, with the namespace's policies as they are after the writes.
+    pub view: &'a ClusterView,
+    /// The resource, with the status it has now.
+    pub resource: &'a ZeroTrustNamespace,
+    /// What was generated for its namespace.
+    pub generated: &'a Generated,
+    /// Writes that failed.
+    pub failures: &'a [WriteFailure],
+    /// The time, for conditions that change.
+    pub now: Timestamp,
+}
+
+/// Everything the status of a ServiceAccess depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct AccessInput<'a> {
+    /// The cluster, with the policies of every namespace the outline names.
+    pub view: &'a ClusterView,
+    /// The resource, with the status it has now.
+    pub resource: &'a ServiceAccess,
+    /// What the resource leads to.
+    pub outline: &'a AccessOutline,
+    /// Writes of its policies that failed.
+    pub failures: &'a [WriteFailure],
+    /// The time, for conditions that change.
+    pub now: Timestamp,
 }

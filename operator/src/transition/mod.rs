@@ -1,7 +1,31 @@
 //! In which order to write, so that no moment is more open or more closed than both what was and what shall be.
+//!
+//! A policy that allows something isolates too, so the first one written closes everything that it does not allow, and the
+//! last one removed opens everything. Where pods go from open to isolated, or back, by more than one write, a *bridge* goes
+//! first: an allow-all policy for exactly these pods in that direction. Removing it is the one write that closes, or that
+//! leaves open. A bridge never covers a pod that other policies isolate, because it would open that pod.
+//!
+//! ```text
+//! per direction:   bridges ─► creations ─► edits that widen ─► edits that narrow ─► removals ─► bridges away
+//! between them:    the direction that closes first, the one that opens last
+//! ```
+//!
+//! Widening before narrowing keeps what both old and new allow. Closing one direction before the other opens keeps closed
+//! what neither old nor new allows: were both open for a moment, a connection that each of them denies could pass.
+//!
+//! After a crash the next plan starts from what is there. A bridge left behind is recognised by its name and its owner, kept
+//! until the end, and removed.
+
+mod bridge;
+mod changes;
+mod order;
+mod sides;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use ringfence_policy::ObjectKey;
+
+use crate::generate::Generated;
+use crate::view::ClusterView;
 
 /// The writes that turn a namespace's policies into the generated ones, in the only safe order.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -90,4 +114,17 @@ pub struct Conflict {
     pub policy: ObjectKey,
     /// Kind, namespace and name of the resource whose policy can't be written.
     pub origin: crate::names::Origin,
+}
+
+/// Plans the writes that bring a namespace's policies to what was generated for it.
+///
+/// Reads the namespace's pods and policies from the view. No steps: everything is as generated.
+#[must_use]
+pub fn plan(view: &ClusterView, namespace: &str, generated: &Generated) -> Plan {
+    let changes = changes::Changes::find(view, namespace, generated);
+    let steps = order::steps(view, namespace, &changes);
+    Plan {
+        steps,
+        conflicts: changes.conflicts,
+    }
 }

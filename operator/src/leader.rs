@@ -1,0 +1,383 @@
+//! Leader election by a Lease: of all replicas, one writes.
+//!
+//! Expiry is judged by this machine's own monotonic clock, from the moment a version of the Lease was first seen here,
+//! never by comparing time stamps of two machines: clocks that disagree elect nobody twice. The leader counts its own
+//! time from *before* each renewal was sent and stops writing at [`Timing::deadline`], well before others may take over
+//! at [`Timing::duration`]: that is the [`Fence`], asked before every write.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client, ResourceExt};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Refusal;
+
+/// How long leadership lasts.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Others take over when the Lease has not changed for this long.
+    pub duration: Duration,
+    /// The leader stops writing when it could not renew for this long.
+    pub deadline: Duration,
+    /// The pause between renewals.
+    pub renew: Duration,
+    /// The pause between looks at somebody else's Lease, and the limit for one request about it.
+    pub retry: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(15),
+            deadline: Duration::from_secs(10),
+            renew: Duration::from_secs(4),
+            retry: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Why leadership ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaderError {
+    /// Somebody else holds the Lease.
+    #[error("{holder} took the Lease {lease}: leaving the work to it")]
+    Taken {
+        /// Namespace and name.
+        lease: String,
+        /// Who holds it.
+        holder: String,
+    },
+    /// It could not be renewed in time.
+    #[error("the Lease {lease} could not be renewed for {for_seconds} s ({cause}): stopping before another replica starts")]
+    NotRenewed {
+        /// Namespace and name.
+        lease: String,
+        /// How long it was tried.
+        for_seconds: u64,
+        /// What went wrong last.
+        cause: String,
+    },
+}
+
+/// Whether this process may write. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    until: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Fence {
+    fn closed() -> Self {
+        Self { until: Arc::default() }
+    }
+
+    /// A fence that is open for `period`, for work that needs no election.
+    pub fn open_for(period: Duration) -> Self {
+        let fence = Self::closed();
+        fence.set(Some(Instant::now() + period));
+        fence
+    }
+
+    /// Whether writing is permitted at this moment.
+    pub fn is_open(&self) -> bool {
+        self.until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+    }
+
+    fn set(&self, until: Option<Instant>) {
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = until;
+    }
+}
+
+/// One candidate.
+pub struct Election {
+    leases: Api<Lease>,
+    namespace: String,
+    name: String,
+    identity: String,
+    timing: Timing,
+    fence: Fence,
+    seen: Option<Seen>,
+}
+
+/// The version of the Lease that was last seen, and since when.
+#[derive(Clone, Debug)]
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+/// What to do about the Lease as it is.
+#[derive(Clone, Debug, PartialEq)]
+enum Move {
+    /// There is none: create it.
+    Create(Box<Lease>),
+    /// It is ours, or free: write this.
+    Write(Box<Lease>),
+    /// It is somebody else's.
+    Wait(String),
+}
+
+impl Election {
+    /// A candidate for the Lease `namespace`/`name`. `identity` must be unlike that of any other candidate, a
+    /// predecessor of the same name included.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: String, timing: Timing) -> Self {
+        Self {
+            leases: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            identity,
+            timing,
+            fence: Fence::closed(),
+            seen: None,
+        }
+    }
+
+    /// Open while this candidate is the leader.
+    pub fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    /// Waits to become the leader; false when `shutdown` came first.
+    pub async fn acquire(&mut self, shutdown: &CancellationToken) -> bool {
+        let mut told = None;
+        loop {
+            let outcome = tokio::select! {
+                () = shutdown.cancelled() => return false,
+                outcome = self.attempt() => outcome,
+            };
+            match outcome {
+                Ok(None) => {
+                    tracing::info!(lease = %self.lease(), identity = self.identity, "leading");
+                    return true;
+                }
+                Ok(Some(holder)) if told.as_ref() != Some(&holder) => {
+                    tracing::info!(lease = %self.lease(), holder, "standing by");
+                    told = Some(holder);
+                }
+                Ok(Some(_)) => {}
+                Err(cause) => tracing::warn!(lease = %self.lease(), %cause, "the Lease can't be read or taken"),
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return false,
+                () = sleep(self.timing.retry) => {}
+            }
+        }
+    }
+
+    /// Renews until `shutdown`.
+    ///
+    /// # Errors
+    ///
+    /// When the Lease was taken or could not be renewed in time. The fence is closed then.
+    pub async fn keep(&mut self, shutdown: &CancellationToken) -> Result<(), LeaderError> {
+        let mut renewed = Instant::now();
+        let mut pause = self.timing.renew;
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                () = sleep(pause) => {}
+            }
+            let started = Instant::now();
+            match self.attempt().await {
+                Ok(None) => (renewed, pause) = (started, self.timing.renew),
+                Ok(Some(holder)) => {
+                    self.fence.set(None);
+                    return Err(LeaderError::Taken { lease: self.lease(), holder });
+                }
+                Err(cause) if renewed.elapsed() >= self.timing.deadline => {
+                    self.fence.set(None);
+                    let for_seconds = renewed.elapsed().as_secs();
+                    return Err(LeaderError::NotRenewed { lease: self.lease(), for_seconds, cause });
+                }
+                Err(cause) => {
+                    tracing::warn!(lease = %self.lease(), cause, "the Lease could not be renewed, trying again");
+                    pause = self.timing.retry / 4;
+                }
+            }
+        }
+    }
+
+    /// Gives leadership up, so that another replica need not wait for the Lease to expire. All writing must have
+    /// ended. A failure is not worth more than a line in the log: the Lease expires by itself.
+    pub async fn release(&mut self) {
+        self.fence.set(None);
+        let outcome = timeout(self.timing.retry, async {
+            let lease = self.leases.get(&self.name).await?;
+            if holder(&lease) == Some(&self.identity) {
+                self.leases.replace(&self.name, &PostParams::default(), &released(lease)).await?;
+            }
+            Ok::<(), kube::Error>(())
+        });
+        match outcome.await {
+            Ok(Ok(())) => tracing::info!(lease = %self.lease(), "gave leadership up"),
+            Ok(Err(error)) => tracing::info!(lease = %self.lease(), %error, "leadership was left to expire"),
+            Err(_) => tracing::info!(lease = %self.lease(), "leadership was left to expire: no answer"),
+        }
+    }
+
+    fn lease(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// One attempt to take or renew the Lease: `None` when it is ours now, else who holds it.
+    async fn attempt(&mut self) -> Result<Option<String>, String> {
+        let started = Instant::now();
+        match timeout(self.timing.retry, self.request()).await {
+            Ok(Ok(None)) => {
+                self.fence.set(Some(started + self.timing.deadline));
+                Ok(None)
+            }
+            Ok(Ok(Some(holder))) => Ok(Some(holder)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {:?}", self.timing.retry)),
+        }
+    }
+
+    async fn request(&mut self) -> kube::Result<Option<String>> {
+        let current = self.leases.get_opt(&self.name).await?;
+        let since = self.observe(current.as_ref());
+        let written = match next_move(current, since.elapsed(), &self.identity, self.timing.duration) {
+            Move::Wait(holder) => return Ok(Some(holder)),
+            Move::Create(mut lease) => {
+                lease.metadata.name = Some(self.name.clone());
+                self.leases.create(&PostParams::default(), &lease).await
+            }
+            Move::Write(lease) => self.leases.replace(&self.name, &PostParams::default(), &lease).await,
+        };
+        match written {
+            Ok(lease) => {
+                self.observe(Some(&lease));
+                Ok(None)
+            }
+            // Somebody was quicker.
+            Err(error) if Refusal::of(&error) == Refusal::Conflict => Ok(Some("another replica".to_owned())),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Since when the Lease has been as it is now.
+    fn observe(&mut self, lease: Option<&Lease>) -> Instant {
+        let version = lease.and_then(ResourceExt::resource_version);
+        match &self.seen {
+            Some(seen) if seen.version == version => seen.since,
+            _ => {
+                let since = Instant::now();
+                self.seen = Some(Seen { version, since });
+                since
+            }
+        }
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&String> {
+    lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
+}
+
+/// Decides about a Lease that has been as it is for `age`.
+fn next_move(current: Option<Lease>, age: Duration, me: &str, duration: Duration) -> Move {
+    let Some(mut lease) = current else {
+        return Move::Create(Box::new(Lease { spec: Some(held(None, me, duration)), ..Lease::default() }));
+    };
+    match holder(&lease) {
+        Some(other) if other != me && age < lasts(&lease, duration) => Move::Wait(other.clone()),
+        _ => {
+            lease.spec = Some(held(lease.spec.take(), me, duration));
+            Move::Write(Box::new(lease))
+        }
+    }
+}
+
+/// How long a Lease lasts, as its holder said.
+fn lasts(lease: &Lease, default: Duration) -> Duration {
+    let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(default, Duration::from_secs)
+}
+
+fn held(before: Option<LeaseSpec>, me: &str, duration: Duration) -> LeaseSpec {
+    let before = before.unwrap_or_default();
+    let now = Some(MicroTime(Timestamp::now()));
+    let mine = before.holder_identity.as_deref() == Some(me);
+    let transitions = before.lease_transitions.unwrap_or_default();
+    LeaseSpec {
+        holder_identity: Some(me.to_owned()),
+        lease_duration_seconds: i32::try_from(duration.as_secs().max(1)).ok(),
+        acquire_time: if mine { before.acquire_time } else { now.clone() },
+        lease_transitions: Some(if mine { transitions } else { transitions.saturating_add(1) }),
+        renew_time: now,
+        ..LeaseSpec::default()
+    }
+}
+
+fn released(mut lease: Lease) -> Lease {
+    let spec = lease.spec.get_or_insert_default();
+    spec.holder_identity = None;
+    spec.renew_time = Some(MicroTime(Timestamp::now()));
+    lease
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const DURATION: Duration = Duration::from_secs(15);
+
+    fn lease_of(holder: &str) -> Lease {
+        Lease { spec: Some(held(None, holder, DURATION)), ..Lease::default() }
+    }
+
+    fn decide(current: Option<Lease>, age: u64) -> Move {
+        next_move(current, Duration::from_secs(age), "me", DURATION)
+    }
+
+    fn written(decision: Move) -> LeaseSpec {
+        match decision {
+            Move::Write(lease) | Move::Create(lease) => lease.spec.unwrap(),
+            Move::Wait(holder) => panic!("waits for {holder}"),
+        }
+    }
+
+    #[test]
+    fn a_lease_that_is_missing_released_or_expired_is_taken() {
+        assert!(matches!(decide(None, 0), Move::Create(_)));
+        let spec = written(decide(Some(released(lease_of("other"))), 0));
+        assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("me"), Some(2)));
+        assert_eq!(written(decide(Some(lease_of("other")), 15)).holder_identity.as_deref(), Some("me"));
+    }
+
+    #[test]
+    fn somebody_elses_live_lease_is_left_alone() {
+        assert_eq!(decide(Some(lease_of("other")), 14), Move::Wait("other".to_owned()));
+    }
+
+    #[test]
+    fn renewing_keeps_the_time_of_acquisition_and_the_count_of_transitions() {
+        let mine = lease_of("me");
+        let before = mine.spec.clone().unwrap();
+        let after = written(decide(Some(mine), 3));
+        assert_eq!(after.acquire_time, before.acquire_time);
+        assert_eq!(after.lease_transitions, before.lease_transitions);
+    }
+
+    #[test]
+    fn the_holders_own_duration_counts() {
+        let mut lease = lease_of("other");
+        lease.spec.as_mut().unwrap().lease_duration_seconds = Some(60);
+        assert!(matches!(decide(Some(lease), 30), Move::Wait(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_fence_closes_by_itself() {
+        let fence = Fence::open_for(Duration::from_secs(10));
+        assert!(fence.is_open());
+        sleep(Duration::from_secs(11)).await;
+        assert!(!fence.is_open());
+        assert!(!Fence::closed().is_open());
+    }
+}

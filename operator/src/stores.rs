@@ -1,0 +1,295 @@
+//! What is watched: the caches every decision is made from.
+
+use std::fmt::Debug;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::future::{BoxFuture, try_join_all};
+use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{self, Lookup, ObjectRef, Store, store::Writer};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource, ResourceExt};
+use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use serde::de::DeserializeOwned;
+
+use crate::metrics::OperatorMetrics;
+use crate::triggers::{Change, Triggers};
+
+/// The name of the CustomResourceDefinition of ZeroTrustNamespaces.
+pub const ZERO_TRUST_DEFINITION: &str = "zerotrustnamespaces.ringfence.dev";
+/// The name of the CustomResourceDefinition of ServiceAccesses.
+pub const ACCESS_DEFINITION: &str = "serviceaccesses.ringfence.dev";
+
+/// A CustomResourceDefinition without its schemas.
+pub type Definition = PartialObjectMeta<CustomResourceDefinition>;
+
+/// The caches. Cheap to clone.
+#[derive(Clone)]
+pub struct Stores {
+    /// Namespaces.
+    pub namespaces: Store<Namespace>,
+    /// Pods, without what no decision depends on.
+    pub pods: Store<Pod>,
+    /// Services.
+    pub services: Store<Service>,
+    /// NetworkPolicies of any origin, whole.
+    pub policies: Store<NetworkPolicy>,
+    /// ZeroTrustNamespaces.
+    pub zero_trust: Store<ZeroTrustNamespace>,
+    /// ServiceAccesses.
+    pub accesses: Store<ServiceAccess>,
+    /// The definition of ZeroTrustNamespaces, the second owner of what they lead to.
+    pub zero_trust_definition: Store<Definition>,
+    /// The definition of ServiceAccesses.
+    pub access_definition: Store<Definition>,
+}
+
+/// The writing ends of [`Stores`], to be run by [`Feeds::run`].
+pub struct Feeds {
+    namespaces: Writer<Namespace>,
+    pods: Writer<Pod>,
+    services: Writer<Service>,
+    policies: Writer<NetworkPolicy>,
+    zero_trust: Writer<ZeroTrustNamespace>,
+    accesses: Writer<ServiceAccess>,
+    zero_trust_definition: Writer<Definition>,
+    access_definition: Writer<Definition>,
+}
+
+/// Empty caches and what fills them.
+pub fn stores() -> (Stores, Feeds) {
+    let (namespaces, feed_namespaces) = reflector::store();
+    let (pods, feed_pods) = reflector::store();
+    let (services, feed_services) = reflector::store();
+    let (policies, feed_policies) = reflector::store();
+    let (zero_trust, feed_zero_trust) = reflector::store();
+    let (accesses, feed_accesses) = reflector::store();
+    let (zero_trust_definition, feed_zero_trust_definition) = reflector::store();
+    let (access_definition, feed_access_definition) = reflector::store();
+    let stores = Stores {
+        namespaces,
+        pods,
+        services,
+        policies,
+        zero_trust,
+        accesses,
+        zero_trust_definition,
+        access_definition,
+    };
+    let feeds = Feeds {
+        namespaces: feed_namespaces,
+        pods: feed_pods,
+        services: feed_services,
+        policies: feed_policies,
+        zero_trust: feed_zero_trust,
+        accesses: feed_accesses,
+        zero_trust_definition: feed_zero_trust_definition,
+        access_definition: feed_access_definition,
+    };
+    (stores, feeds)
+}
+
+impl Stores {
+    /// Waits until every cache has had its first list. `waiting` is told, whenever it changes, for which one.
+    ///
+    /// # Errors
+    ///
+    /// When a cache's feed has ended.
+    pub async fn synced(&self, waiting: impl Fn(&str)) -> Result<(), crate::error::Error> {
+        for (kind, ready) in self.readiness() {
+            waiting(kind);
+            ready.await.map_err(|_| crate::error::Error::Ended("a watch"))?;
+        }
+        Ok(())
+    }
+
+    fn readiness(&self) -> [(&'static str, BoxFuture<'_, Result<(), reflector::store::WriterDropped>>); 8] {
+        [
+            ("CustomResourceDefinition", Box::pin(self.zero_trust_definition.wait_until_ready())),
+            ("CustomResourceDefinition", Box::pin(self.access_definition.wait_until_ready())),
+            ("ZeroTrustNamespace", Box::pin(self.zero_trust.wait_until_ready())),
+            ("ServiceAccess", Box::pin(self.accesses.wait_until_ready())),
+            ("Namespace", Box::pin(self.namespaces.wait_until_ready())),
+            ("NetworkPolicy", Box::pin(self.policies.wait_until_ready())),
+            ("Service", Box::pin(self.services.wait_until_ready())),
+            ("Pod", Box::pin(self.pods.wait_until_ready())),
+        ]
+    }
+}
+
+impl Feeds {
+    /// Watches everything and tells `triggers` of every change, until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// When a watch ends, which none ever does.
+    pub async fn run(
+        self,
+        client: Client,
+        triggers: Arc<Triggers>,
+        metrics: OperatorMetrics,
+    ) -> Result<(), crate::error::Error> {
+        let sink = Sink { triggers, metrics };
+        let all = watcher::Config::default;
+        let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
+        let watch_definition = |name| watcher::metadata_watcher(definitions.clone(), named(name));
+        let feeds: Vec<BoxFuture<'_, Result<(), crate::error::Error>>> = vec![
+            Box::pin(sink.feed(watch_definition(ZERO_TRUST_DEFINITION), self.zero_trust_definition, keep)),
+            Box::pin(sink.feed(watch_definition(ACCESS_DEFINITION), self.access_definition, keep)),
+            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.zero_trust, forget_managers)),
+            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.accesses, forget_managers)),
+            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.namespaces, forget_managers)),
+            // Ownership is judged by who manages a policy, so here the managers stay.
+            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.policies, keep)),
+            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.services, forget_managers)),
+            Box::pin(sink.feed(watcher(Api::all(client), all()), self.pods, trim_pod)),
+        ];
+        try_join_all(feeds).await.map(|_| ())
+    }
+}
+
+/// Where changes go.
+struct Sink {
+    triggers: Arc<Triggers>,
+    metrics: OperatorMetrics,
+}
+
+impl Sink {
+    async fn feed<K>(
+        &self,
+        events: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
+        mut writer: Writer<K>,
+        trim: fn(&mut K),
+    ) -> Result<(), crate::error::Error>
+    where
+        K: Lookup + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
+        Change: From<Versions<K>>,
+    {
+        let store = writer.as_reader();
+        let mut events = pin!(events.default_backoff());
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event.modify(trim),
+                Err(error) => {
+                    let kind = <K as Resource>::kind(&()).into_owned();
+                    tracing::warn!(kind, %error, "a watch failed and is started again");
+                    self.metrics.watch_failed(kind_name(&kind));
+                    continue;
+                }
+            };
+            let change = self.step(&mut writer, &store, &event);
+            if let Some(change) = change {
+                self.triggers.changed(&change);
+            }
+        }
+        Err(crate::error::Error::Ended("a watch"))
+    }
+
+    /// Enters an event into the cache. What it changes there, if that is known object by object.
+    fn step<K>(&self, writer: &mut Writer<K>, store: &Store<K>, event: &watcher::Event<K>) -> Option<Change>
+    where
+        K: Lookup + Clone + 'static,
+        <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
+        Change: From<Versions<K>>,
+    {
+        let key = match event {
+            watcher::Event::Apply(object) | watcher::Event::Delete(object) => ObjectRef::from_obj(object),
+            watcher::Event::InitDone => {
+                writer.apply_watcher_event(event);
+                // What went away while the watch was broken is not told: look at everything again.
+                return Some(Change::Relisted);
+            }
+            watcher::Event::Init | watcher::Event::InitApply(_) => {
+                writer.apply_watcher_event(event);
+                return None;
+            }
+        };
+        let old = store.get(&key);
+        writer.apply_watcher_event(event);
+        Some(Versions { old, new: store.get(&key) }.into())
+    }
+}
+
+/// An object before and after a change. `None` where there is none.
+#[derive(Clone, Debug)]
+pub struct Versions<K> {
+    /// Before.
+    pub old: Option<Arc<K>>,
+    /// After.
+    pub new: Option<Arc<K>>,
+}
+
+/// A kind's name, for labels that live as long as the program.
+fn kind_name(kind: &str) -> &'static str {
+    const KINDS: [&str; 7] = [
+        "CustomResourceDefinition",
+        "Namespace",
+        "NetworkPolicy",
+        "Pod",
+        "Service",
+        "ServiceAccess",
+        "ZeroTrustNamespace",
+    ];
+    KINDS.into_iter().find(|name| *name == kind).unwrap_or("other")
+}
+
+fn keep<K>(_: &mut K) {}
+
+fn forget_managers<K: Resource>(object: &mut K) {
+    object.managed_fields_mut().clear();
+}
+
+/// Leaves of a pod what policies and coverage depend on. A cluster has many pods, and most of each is about how it is
+/// run.
+fn trim_pod(pod: &mut Pod) {
+    let metadata = std::mem::take(&mut pod.metadata);
+    pod.metadata = ObjectMeta { managed_fields: None, annotations: None, ..metadata };
+    pod.spec = pod.spec.take().map(|spec| PodSpec {
+        node_name: spec.node_name,
+        host_network: spec.host_network,
+        service_account_name: spec.service_account_name,
+        containers: spec.containers.into_iter().map(trim_container).collect(),
+        init_containers: spec.init_containers.map(|all| all.into_iter().map(trim_container).collect()),
+        ..PodSpec::default()
+    });
+    pod.status = pod.status.take().map(|status| PodStatus {
+        phase: status.phase,
+        pod_ip: status.pod_ip,
+        pod_ips: status.pod_ips,
+        ..PodStatus::default()
+    });
+}
+
+fn trim_container(container: Container) -> Container {
+    Container {
+        name: container.name,
+        ports: container.ports,
+        restart_policy: container.restart_policy,
+        ..Container::default()
+    }
+}
+
+/// Asks the API server itself for the policies of one namespace.
+///
+/// # Errors
+///
+/// When it does not answer.
+pub fn list_policies(
+    client: &Client,
+    namespace: &str,
+) -> impl Future<Output = Result<Vec<NetworkPolicy>, crate::error::Error>> + use<> {
+    let api = Api::<NetworkPolicy>::namespaced(client.clone(), namespace);
+    let what = format!("list NetworkPolicies of namespace {namespace}");
+    async move {
+        let list = api.list(&kube::api::ListParams::default()).await;
+        list.map(|list| list.items).map_err(|error| crate::error::Error::api(what, &error))
+    }
+}
