@@ -1,1 +1,13 @@
-//! tests
+//! What the suites share: a real Kubernetes cluster on this one machine, connectivity probes from inside its network
+//! namespaces, and the images the cluster runs.
+//!
+//! ```text
+//!   testbed::Cluster ── up/down ──► namespaces, containerd, kubelet, kube-proxy, CoreDNS
+//!   testbed::ApiServer ───────────► etcd + kube-apiserver on loopback, for suites that need no node
+//!   images ───────────────────────► OCI archives, written without a container engine
+//!   probe ────────────────────────► "can this pod open that address?", asked with a real socket
+//! ```
+
+pub mod images;
+pub mod probe;
+pub mod testbed;

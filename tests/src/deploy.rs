@@ -1,0 +1,83 @@
+//! Putting the product on a cluster the way a user does: images, then `kubectl apply -k`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use crate::images::{self, ImageOptions};
+use crate::kube_objects::kubectl;
+use crate::testbed::{Cluster, Progress};
+
+/// The root of the source tree.
+pub fn source_root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// A file or folder of the source tree, as an argument for kubectl.
+pub fn source_path(relative: &str) -> String {
+    source_root().join(relative).display().to_string()
+}
+
+/// Builds both images and puts them on every node.
+///
+/// # Errors
+/// When a build fails or a node refuses an image.
+pub fn load_images(cluster: &Cluster, progress: &dyn Progress) -> Result<()> {
+    for image in images::build(&ImageOptions::default(), progress)? {
+        cluster.load_image(&image)?;
+    }
+    Ok(())
+}
+
+/// Applies `config/default` and waits until operator and enforcers are ready.
+///
+/// # Errors
+/// When kubectl refuses something or a program does not become ready within two minutes.
+pub fn install(cluster: &Cluster) -> Result<()> {
+    kubectl(cluster, &["apply", "-k", &source_path("config/default")])?;
+    wait_until_ready(cluster)
+}
+
+/// Waits until operator and enforcers are ready.
+///
+/// # Errors
+/// When one does not become ready within two minutes.
+pub fn wait_until_ready(cluster: &Cluster) -> Result<()> {
+    let rollout = |what| kubectl(cluster, &["-n", "ringfence-system", "rollout", "status", what, "--timeout=120s"]);
+    rollout("daemonset/ringfence-enforcer")?;
+    rollout("deployment/ringfence-operator")?;
+    Ok(())
+}
+
+/// The shop of `examples/three-tier`: its Deployments by namespace.
+const SHOP: [(&str, &str); 5] = [
+    ("production", "web"),
+    ("production", "api"),
+    ("production", "db"),
+    ("monitoring", "prometheus"),
+    ("attacker", "attacker"),
+];
+
+/// Applies the shop and waits until its pods are ready.
+///
+/// # Errors
+/// When kubectl refuses something or a pod does not become ready within two minutes.
+pub fn install_shop(cluster: &Cluster) -> Result<()> {
+    kubectl(cluster, &["apply", "-f", &source_path("examples/three-tier/shop.yaml")])?;
+    for (namespace, name) in SHOP {
+        let what = format!("deployment/{name}");
+        kubectl(cluster, &["-n", namespace, "rollout", "status", &what, "--timeout=120s"])?;
+    }
+    Ok(())
+}
+
+/// Applies the shop's zero-trust resources and waits until they are ready.
+///
+/// # Errors
+/// When kubectl refuses something or a resource does not become ready within a minute.
+pub fn close_shop(cluster: &Cluster) -> Result<()> {
+    kubectl(cluster, &["apply", "-f", &source_path("examples/three-tier/zero-trust.yaml")])?;
+    kubectl(cluster, &["-n", "production", "wait", "--for=condition=Ready", "ztn,sva", "--all", "--timeout=60s"])?;
+    Ok(())
+}

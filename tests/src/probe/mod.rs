@@ -1,0 +1,1 @@
+//! Connectivity, asked with real sockets from inside a network namespace.

@@ -1,0 +1,70 @@
+//! Nothing happens, so nothing is written.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::lab::Lab;
+
+/// Writes counted since the programs started, by what counts them.
+fn writes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
+    let mut writes = BTreeMap::new();
+    for line in lab.kubectl(&["get", "--raw", "/metrics"])?.lines() {
+        if let Some((series, count)) = api_server_write(line) {
+            *writes.entry(series).or_default() += count;
+        }
+    }
+    for (program, pod, text) in lab.program_metrics()? {
+        for line in text.lines() {
+            let kernel = line.starts_with("ringfence_kernel_writes_total");
+            let api = line.starts_with("ringfence_api_requests_total") && is_write(line) && !line.contains("leases");
+            if let (true, Some((series, count))) = (kernel || api, sample(line)) {
+                writes.insert(format!("{program} {pod} {series}"), count);
+            }
+        }
+    }
+    Ok(writes)
+}
+
+/// The API server's own count of writes to what our programs could write, Leases aside.
+fn api_server_write(line: &str) -> Option<(String, u64)> {
+    let ours = ["networkpolicies", "zerotrustnamespaces", "serviceaccesses"];
+    let counted = line.starts_with("apiserver_request_total{")
+        && is_write(line)
+        && ours.iter().any(|resource| line.contains(&format!("resource=\"{resource}\"")));
+    counted.then(|| sample(line)).flatten().map(|(series, count)| (format!("apiserver {series}"), count))
+}
+
+fn is_write(line: &str) -> bool {
+    ["create", "update", "patch", "delete", "post", "put", "apply"]
+        .iter()
+        .any(|verb| line.to_lowercase().contains(&format!("verb=\"{verb}\"")))
+}
+
+fn sample(line: &str) -> Option<(String, u64)> {
+    let (series, value) = line.rsplit_once(' ')?;
+    Some((series.to_owned(), value.parse::<f64>().ok()? as u64))
+}
+
+pub(crate) fn nothing_is_written(lab: &Lab) -> Result<()> {
+    lab.close_shop()?;
+    // Settled: two looks in a row agree.
+    let mut before = writes(lab)?;
+    lab.until("the programs have settled", || {
+        thread::sleep(Duration::from_secs(2));
+        let now = writes(lab)?;
+        let settled = now == before;
+        before = now;
+        Ok(settled)
+    })?;
+    ensure!(before.keys().any(|series| series.contains("ringfence_kernel_writes_total")), "no kernel writes are counted");
+    ensure!(before.keys().any(|series| series.contains("ringfence_api_requests_total")), "no API writes are counted");
+    let idle = if lab.long() { Duration::from_secs(600) } else { Duration::from_secs(30) };
+    // This is the one place that waits for time to pass: that nothing happens in it is what is to be shown.
+    thread::sleep(idle);
+    let after = writes(lab)?;
+    ensure!(before == after, "written while idle for {idle:?}:\nbefore {before:#?}\nafter {after:#?}");
+    Ok(())
+}
