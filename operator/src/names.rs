@@ -1,5 +1,6 @@
 //! Names, labels and annotations of what the operator writes.
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
@@ -9,8 +10,6 @@ use sha2::{Digest, Sha256};
 pub const FIELD_MANAGER: &str = "ringfence-operator";
 /// The field manager of the operator's status writes.
 pub const STATUS_MANAGER: &str = "ringfence-operator-status";
-/// The finalizer on a ZeroTrustNamespace, which lets the operator open the namespace in order.
-pub const FINALIZER: &str = "ringfence.dev/ordered-opening";
 
 /// The label that every namespace carries its own name in.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -115,6 +114,21 @@ pub struct Origin {
     pub key: ObjectKey,
     /// Its UID; empty for a resource that was never in an API server.
     pub uid: String,
+}
+
+impl Origin {
+    /// The origin that a policy's labels name; None if they name none. Labels prove nothing about who made the policy.
+    #[must_use]
+    pub fn of_policy(policy: &NetworkPolicy) -> Option<Self> {
+        let label = |key: &str| policy.labels().get(key).cloned();
+        let kind = label(ORIGIN_KIND_LABEL)?;
+        let kinds = [OriginKind::ZeroTrustNamespace, OriginKind::ServiceAccess];
+        Some(Self {
+            kind: kinds.into_iter().find(|known| known.as_str() == kind)?,
+            key: ObjectKey::new(label(ORIGIN_NAMESPACE_LABEL)?, label(ORIGIN_NAME_LABEL)?),
+            uid: label(ORIGIN_UID_LABEL).unwrap_or_default(),
+        })
+    }
 }
 
 impl From<&ZeroTrustNamespace> for Origin {

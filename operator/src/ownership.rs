@@ -2,7 +2,7 @@
 //!
 //! Labels and names prove nothing: anybody can write them. A policy is the operator's own when its UID is on record in
 //! the namespace's ZeroTrustNamespace, or, for the moment between creating and recording one, when the API server names
-//! the operator as its writer *and* its controlling owner is a resource of this very namespace.
+//! the operator as its writer *and* its owner is a resource of this very namespace or the definition of our own kind.
 
 use std::collections::BTreeSet;
 
@@ -22,6 +22,8 @@ pub struct Ledger {
     pub recorded_names: BTreeSet<String>,
     /// UIDs of the resources in this namespace that can own generated policies.
     pub owners: BTreeSet<String>,
+    /// UID of the cluster-scoped owner, see [`ClusterView::anchor`].
+    pub anchor: Option<String>,
 }
 
 impl Ledger {
@@ -42,6 +44,7 @@ impl Ledger {
                 .into_iter()
                 .chain(accesses.filter_map(|(_, access)| access.uid()))
                 .collect(),
+            anchor: view.anchor.as_ref().map(|anchor| anchor.uid.clone()),
         }
     }
 
@@ -57,10 +60,10 @@ impl Ledger {
     }
 
     fn owns(&self, policy: &NetworkPolicy) -> bool {
-        policy
-            .owner_references()
-            .iter()
-            .any(|owner| owner.controller == Some(true) && self.owners.contains(&owner.uid))
+        policy.owner_references().iter().any(|owner| {
+            let controlled = owner.controller == Some(true) && self.owners.contains(&owner.uid);
+            controlled || self.anchor.as_ref() == Some(&owner.uid)
+        })
     }
 }
 
@@ -90,12 +93,15 @@ pub enum Difference {
 pub fn difference(existing: &NetworkPolicy, wanted: &NetworkPolicy) -> Option<Difference> {
     let field = differing_field(existing, wanted)?;
     let digest = |policy: &NetworkPolicy| policy.annotations().get(SPEC_DIGEST_ANNOTATION).cloned();
-    if digest(existing) == digest(wanted) {
+    // The garbage collector takes away owners that are gone, and a resource made anew has another UID: nobody's edit.
+    if field != OWNERS && digest(existing) == digest(wanted) {
         Some(Difference::Edited { field })
     } else {
         Some(Difference::Outdated)
     }
 }
+
+const OWNERS: &str = "metadata.ownerReferences";
 
 fn differing_field(existing: &NetworkPolicy, wanted: &NetworkPolicy) -> Option<&'static str> {
     let (have, want) = (existing.spec.as_ref(), wanted.spec.as_ref());
@@ -107,12 +113,12 @@ fn differing_field(existing: &NetworkPolicy, wanted: &NetworkPolicy) -> Option<&
         Some("spec.ingress")
     } else if have.map(|spec| &spec.egress) != want.map(|spec| &spec.egress) {
         Some("spec.egress")
+    } else if !owned_alike(existing.owner_references(), wanted.owner_references()) {
+        Some(OWNERS)
     } else if !contains(existing.labels(), wanted.labels()) {
         Some("metadata.labels")
     } else if !contains(existing.annotations(), wanted.annotations()) {
         Some("metadata.annotations")
-    } else if !owned_alike(existing.owner_references(), wanted.owner_references()) {
-        Some("metadata.ownerReferences")
     } else {
         None
     }
@@ -142,7 +148,7 @@ pub fn replacement(existing: &NetworkPolicy, wanted: &NetworkPolicy) -> NetworkP
     let others = existing
         .owner_references()
         .iter()
-        .filter(|owner| owner.controller != Some(true));
+        .filter(|owner| owner.controller != Some(true) && !wanted.owner_references().contains(owner));
     owners.extend(others.cloned());
     policy.metadata.labels = Some(labels);
     policy.metadata.annotations = Some(annotations);

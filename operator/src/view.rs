@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use ringfence_crd::{DefaultDeny, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::{Labels, ObjectKey};
@@ -25,6 +26,13 @@ pub struct ClusterView {
     /// NetworkPolicies of any origin, by namespace. Coverage, transitions and status read those of the namespaces they
     /// are about.
     pub policies: BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+    /// A cluster-scoped object that owns policies beside their ZeroTrustNamespace: the CustomResourceDefinition. None where
+    /// there is no cluster to write to.
+    ///
+    /// It keeps the garbage collector from deleting a namespace's policies in any order when its ZeroTrustNamespace goes, so
+    /// that the operator can open the namespace in order, without a finalizer that could outlive the operator. When Ringfence
+    /// itself is removed, the definition goes too, and the collector takes what is left.
+    pub anchor: Option<OwnerReference>,
 }
 
 impl ClusterView {

@@ -51,7 +51,7 @@ fn ingress(access: &ServiceAccess, owner: &ZeroTrustNamespace, target: Target) -
         namespace: &key.namespace,
         purpose: Purpose::AccessIngress,
         origin: &Origin::from(access),
-        owner: owned_by_access(access),
+        owners: owned_by_access(access),
         pods,
         direction: Direction::Ingress,
         opening: Opening::To {
@@ -93,7 +93,7 @@ fn egress(
                 namespace: &within,
                 purpose: Purpose::AccessEgress,
                 origin: &origin,
-                owner: owned_by_zero_trust(owner),
+                owners: owned_by_zero_trust(view, Some(owner)),
                 pods,
                 direction: Direction::Egress,
                 opening: Opening::To {

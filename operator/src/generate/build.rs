@@ -21,6 +21,7 @@ use crate::names::{
     ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL, ORIGIN_UID_LABEL, Origin, PURPOSE_LABEL, Purpose,
     SPEC_DIGEST_ANNOTATION, digest,
 };
+use crate::view::ClusterView;
 
 /// Everything a generated policy says.
 pub(crate) struct Draft<'a> {
@@ -28,7 +29,7 @@ pub(crate) struct Draft<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) purpose: Purpose,
     pub(crate) origin: &'a Origin,
-    pub(crate) owner: OwnerReference,
+    pub(crate) owners: Vec<OwnerReference>,
     pub(crate) pods: LabelSelector,
     pub(crate) direction: Direction,
     pub(crate) opening: Opening,
@@ -90,7 +91,7 @@ pub(crate) fn policy(draft: Draft<'_>) -> NetworkPolicy {
             namespace: Some(draft.namespace.to_owned()),
             labels: Some(labels(draft.origin, draft.purpose)),
             annotations: Some(annotations(draft.origin, draft.namespace, &spec)),
-            owner_references: Some(vec![draft.owner]),
+            owner_references: Some(draft.owners),
             ..ObjectMeta::default()
         },
         spec: Some(spec),
@@ -182,18 +183,18 @@ pub(crate) fn canonical(selector: LabelSelector) -> LabelSelector {
     }
 }
 
-/// The reference by which a ZeroTrustNamespace owns policies of its namespace.
-pub(crate) fn owned_by_zero_trust(owner: &ZeroTrustNamespace) -> OwnerReference {
-    reference::<ZeroTrustNamespace>(owner)
+/// The references by which a ZeroTrustNamespace owns policies of its namespace, with the anchor that keeps them when it goes.
+/// Without the resource (it is gone already), the anchor alone.
+pub(crate) fn owned_by_zero_trust(view: &ClusterView, owner: Option<&ZeroTrustNamespace>) -> Vec<OwnerReference> {
+    owner.map(reference::<ZeroTrustNamespace>).into_iter().chain(view.anchor.clone()).collect()
 }
 
-/// The reference by which a ServiceAccess owns policies of its namespace.
-pub(crate) fn owned_by_access(owner: &ServiceAccess) -> OwnerReference {
-    reference::<ServiceAccess>(owner)
+/// The reference by which a ServiceAccess owns policies of its namespace. There is no anchor: without them, less is open.
+pub(crate) fn owned_by_access(owner: &ServiceAccess) -> Vec<OwnerReference> {
+    vec![reference::<ServiceAccess>(owner)]
 }
 
-/// A controlling reference. It does not block the owner's deletion: that would need a permission on the owner's finalizers,
-/// and the order of deletion is ensured by a finalizer already.
+/// A controlling reference. It does not block the owner's deletion, which would need a permission on the owner's finalizers.
 fn reference<K: Resource<DynamicType = ()>>(owner: &K) -> OwnerReference {
     OwnerReference {
         api_version: K::api_version(&()).into_owned(),

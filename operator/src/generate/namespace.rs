@@ -21,7 +21,7 @@ pub(crate) fn policies(
     config: &GeneratorConfig,
     resource: &ZeroTrustNamespace,
 ) -> (Vec<NetworkPolicy>, Vec<Finding>) {
-    let author = Author::new(resource);
+    let author = Author::new(view, resource);
     let mut problems = missing_scrapers(view, resource);
     let mut policies = Vec::new();
     let denied = resource.spec.default_deny;
@@ -64,16 +64,16 @@ pub(crate) fn policies(
 
 /// The ZeroTrustNamespace whose policies are being written.
 struct Author<'a> {
+    view: &'a ClusterView,
     resource: &'a ZeroTrustNamespace,
     namespace: &'a str,
     origin: Origin,
 }
 
 impl<'a> Author<'a> {
-    fn new(resource: &'a ZeroTrustNamespace) -> Self {
+    fn new(view: &'a ClusterView, resource: &'a ZeroTrustNamespace) -> Self {
         let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
-        Self {
-            resource,
+        Self { view, resource,
             namespace,
             origin: Origin::from(resource),
         }
@@ -86,7 +86,7 @@ impl<'a> Author<'a> {
             namespace: self.namespace,
             purpose,
             origin: &self.origin,
-            owner: owned_by_zero_trust(self.resource),
+            owners: owned_by_zero_trust(self.view, Some(self.resource)),
             pods: LabelSelector::default(),
             direction,
             opening,
@@ -179,7 +179,7 @@ fn scraping_one(
                 namespace: own,
                 purpose: Purpose::MonitoringEgress,
                 origin: &origin,
-                owner: owned_by_zero_trust(resource),
+                owners: owned_by_zero_trust(view, Some(resource)),
                 pods,
                 direction: Direction::Egress,
                 opening: Opening::To {

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::ResourceExt;
-use ringfence_crd::ZeroTrustNamespace;
-use ringfence_policy::{Direction, Operator, Pod, Requirement, Selector};
+use ringfence_policy::{Direction, ObjectKey, Operator, Pod, Requirement, Selector};
 
 use super::changes::Known;
 use crate::generate::build::{Draft, Opening, owned_by_zero_trust, policy};
-use crate::names::{Origin, Purpose, numbered};
+use crate::names::{Origin, OriginKind, Purpose, numbered};
+use crate::view::ClusterView;
 
 /// What every bridge's name begins with. A name can't be edited, unlike a label.
 const PREFIX: &str = "ringfence-bridge-";
@@ -69,25 +69,43 @@ fn negated(requirement: &Requirement) -> Requirement {
     }
 }
 
-/// The bridge over the pods that a selector matches.
-pub(super) fn bridge(owner: &ZeroTrustNamespace, direction: Direction, pods: &Selector) -> NetworkPolicy {
-    let namespace = owner.namespace().unwrap_or_default();
+/// The bridge over the pods that a selector matches; None where nothing could own it.
+pub(super) fn bridge(
+    view: &ClusterView,
+    namespace: &str,
+    direction: Direction,
+    pods: &Selector,
+) -> Option<NetworkPolicy> {
+    let owner = view.zero_trust.get(namespace).map(AsRef::as_ref);
+    let owners = owned_by_zero_trust(view, owner);
+    if owners.is_empty() {
+        return None;
+    }
     let purpose = match direction {
         Direction::Ingress => Purpose::BridgeIngress,
         Direction::Egress => Purpose::BridgeEgress,
     };
     let selector = to_api(pods);
     let text = serde_json::to_string(&selector).unwrap_or_default();
-    policy(Draft {
+    Some(policy(Draft {
         name: numbered(purpose, "", &[&text]),
-        namespace: &namespace,
+        namespace,
         purpose,
-        origin: &Origin::from(owner),
-        owner: owned_by_zero_trust(owner),
+        origin: &owner.map_or_else(|| absent(namespace), Origin::from),
+        owners,
         pods: selector,
         direction,
         opening: Opening::Everything,
-    })
+    }))
+}
+
+/// The ZeroTrustNamespace of a namespace in which it is gone already.
+fn absent(namespace: &str) -> Origin {
+    Origin {
+        kind: OriginKind::ZeroTrustNamespace,
+        key: ObjectKey::new(namespace, ringfence_crd::SINGLETON),
+        uid: String::new(),
+    }
 }
 
 fn to_api(selector: &Selector) -> LabelSelector {

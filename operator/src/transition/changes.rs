@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use ringfence_policy::{ObjectKey, Policy};
+use ringfence_policy::Policy;
 
 use super::{Cause, Conflict, bridge};
 use crate::generate::Generated;
@@ -81,10 +81,8 @@ impl Changes {
 
     fn compare(&mut self, ledger: &Ledger, found: Known, wanted: &NetworkPolicy) {
         if !ledger.is_ours(&found.object) {
-            self.conflicts.push(Conflict {
-                policy: key(wanted),
-                origin: origin(wanted),
-            });
+            let origin = Origin::of_policy(wanted);
+            self.conflicts.extend(origin.map(|origin| Conflict { policy: key(wanted), origin }));
             self.constant.push(found);
             return;
         }
@@ -120,23 +118,5 @@ impl Changes {
         } else {
             self.removals.push(left);
         }
-    }
-}
-
-/// The resource a generated policy comes from, read from the labels that it was just generated with.
-fn origin(wanted: &NetworkPolicy) -> Origin {
-    use crate::names::{
-        ORIGIN_KIND_LABEL, ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL, ORIGIN_UID_LABEL, OriginKind,
-    };
-    let label = |key: &str| wanted.labels().get(key).cloned().unwrap_or_default();
-    let kind = if label(ORIGIN_KIND_LABEL) == OriginKind::ServiceAccess.as_str() {
-        OriginKind::ServiceAccess
-    } else {
-        OriginKind::ZeroTrustNamespace
-    };
-    Origin {
-        kind,
-        key: ObjectKey::new(label(ORIGIN_NAMESPACE_LABEL), label(ORIGIN_NAME_LABEL)),
-        uid: label(ORIGIN_UID_LABEL),
     }
 }

@@ -114,23 +114,16 @@ impl Stage<'_> {
             .any(|direction| policy.rules(*direction).is_some())
     }
 
-    /// The bridges to raise. Without a ZeroTrustNamespace nothing could own one, and with somebody else's policy under its
-    /// name, or in a namespace that is being deleted, none can be written.
+    /// The bridges to raise. Where nothing could own one, somebody else's policy has its name, or the namespace is being
+    /// deleted, none can be written.
     fn new_bridges(&self) -> Vec<NetworkPolicy> {
-        let Some(owner) = self.view.zero_trust.get(self.namespace) else {
-            return Vec::new();
-        };
         if self.view.terminating(self.namespace) {
             return Vec::new();
         }
-        let sides = self
-            .sides
-            .iter()
-            .filter(|(direction, _)| self.stage.contains(direction));
+        let sides = self.sides.iter().filter(|(direction, _)| self.stage.contains(direction));
         let wanted = sides.flat_map(|(direction, side)| {
-            side.bridges
-                .iter()
-                .map(|selector| bridge::bridge(owner, *direction, selector))
+            let raise = |selector| bridge::bridge(self.view, self.namespace, *direction, selector);
+            side.bridges.iter().filter_map(raise)
         });
         wanted.filter(|policy| !self.taken(&policy.name_any())).collect()
     }

@@ -1,0 +1,37 @@
+//! The files that users install are the ones that the types say.
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+/// Set to `1` to write the files instead of comparing them.
+const UPDATE: &str = "RINGFENCE_UPDATE_GENERATED";
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn check(path: &str, wanted: &str) {
+    let path = root().join(path);
+    if std::env::var(UPDATE).as_deref() == Ok("1") {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, wanted).unwrap();
+    }
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == wanted, "{} is out of date: run `cargo xtask crdgen`", path.display());
+}
+
+#[test]
+fn committed_definitions_are_what_the_types_say() {
+    for (name, text) in ringfence_crd::generate() {
+        check(&format!("config/crd/{name}"), &text);
+    }
+}
+
+#[test]
+fn no_definition_is_left_over_from_a_kind_that_is_gone() {
+    let wanted: Vec<String> = ringfence_crd::generate().into_iter().map(|(name, _)| name).collect();
+    for entry in std::fs::read_dir(root().join("config/crd")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(wanted.contains(&name), "config/crd/{name} is not generated: delete it");
+    }
+}
