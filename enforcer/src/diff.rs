@@ -22,7 +22,9 @@ use crate::error::{Error, Result};
 use crate::names::{self, SetId, SetName};
 use crate::rules::{Rule, parse};
 use crate::ruleset::{Element, Family, Ruleset, Set, Tables};
-use crate::state::{ChainChange, HeldSet, HeldTables, JumpChange, Phase, SetChange, State, Transaction, mentions};
+use crate::state::{
+    ChainChange, HeldSet, HeldTables, JumpChange, Phase, SetChange, State, Transaction, mentions,
+};
 
 /// The fewest elements that a new set has room for.
 const LEAST_CAPACITY: usize = 1024;
@@ -38,18 +40,26 @@ pub fn diff(state: &State, wanted: &Ruleset) -> Result<Transaction> {
     let mut fill = Vec::new();
     let mut switch = Vec::new();
     let mut drain = Vec::new();
+    let Some(first) = wanted.families.keys().next() else {
+        return Ok(Transaction::default());
+    };
     for (family, tables) in &wanted.families {
+        // A set of ours that is in no family, or in one that is not enforced, goes with the first.
+        let keeps = |held: &HeldSet| held.family.filter(|family| wanted.families.contains_key(family));
+        let stale = |held: &HeldSet| keeps(held).unwrap_or(*first) == *family;
         let family = FamilyDiff::new(state, *family, tables)?;
         fill.extend(family.fill());
         let change = family.switch();
         if !change.is_empty() {
             switch.push(Phase::Chains(family.family, change));
         }
-        drain.extend(family.drain(state));
+        drain.extend(family.drain(state, stale));
     }
     let sets = |changes: Vec<SetChange>| (!changes.is_empty()).then_some(Phase::Sets(changes));
     let phases = sets(fill).into_iter().chain(switch).chain(sets(drain));
-    Ok(Transaction { phases: phases.collect() })
+    Ok(Transaction {
+        phases: phases.collect(),
+    })
 }
 
 /// What becomes of one wanted set.
@@ -77,7 +87,12 @@ impl<'a> FamilyDiff<'a> {
         for (id, wanted) in &tables.sets {
             sets.insert(id, plan_set(state, &held, &uses, family, id, wanted)?);
         }
-        Ok(Self { family, held, tables, sets })
+        Ok(Self {
+            family,
+            held,
+            tables,
+            sets,
+        })
     }
 
     fn fill(&self) -> Vec<SetChange> {
@@ -99,27 +114,57 @@ impl<'a> FamilyDiff<'a> {
     }
 
     fn switch(&self) -> ChainChange {
-        let bind = |rule: &Rule<SetId>| rule.map(|id| self.sets.get(id).map_or_else(|| id.generation('a'), |plan| plan.name.clone()));
-        let lines = |rules: &Vec<Rule<SetId>>| rules.iter().map(|rule| bind(rule).to_string()).collect::<Vec<_>>();
-        let wanted = self.tables.chains.iter().map(|(chain, rules)| (chain.clone(), lines(rules)));
-        let replace = wanted.filter(|(chain, lines)| self.held.chains.get(chain) != Some(lines)).collect();
-        let stale = self.held.chains.keys().filter(|chain| !self.tables.chains.contains_key(*chain));
+        let bind = |rule: &Rule<SetId>| {
+            rule.map(|id| {
+                self.sets
+                    .get(id)
+                    .map_or_else(|| id.generation('a'), |plan| plan.name.clone())
+            })
+        };
+        let lines = |rules: &Vec<Rule<SetId>>| {
+            rules
+                .iter()
+                .map(|rule| bind(rule).to_string())
+                .collect::<Vec<_>>()
+        };
+        let wanted = self
+            .tables
+            .chains
+            .iter()
+            .map(|(chain, rules)| (chain.clone(), lines(rules)));
+        let replace = wanted
+            .filter(|(chain, lines)| self.held.chains.get(chain) != Some(lines))
+            .collect();
+        let stale = self
+            .held
+            .chains
+            .keys()
+            .filter(|chain| !self.tables.chains.contains_key(*chain));
         let jumps = if self.held.jumps == [1] {
             JumpChange::default()
         } else {
-            JumpChange { remove: self.held.jumps.len(), insert: true }
+            JumpChange {
+                remove: self.held.jumps.len(),
+                insert: true,
+            }
         };
-        ChainChange { replace, delete: stale.cloned().collect(), jumps }
+        ChainChange {
+            replace,
+            delete: stale.cloned().collect(),
+            jumps,
+        }
     }
 
-    fn drain(&self, state: &State) -> Vec<SetChange> {
+    fn drain(&self, state: &State, own: impl Fn(&HeldSet) -> bool) -> Vec<SetChange> {
         let shrinking = self.sets.values().filter(|plan| !plan.remove.is_empty());
-        let mut changes: Vec<_> =
-            shrinking.map(|plan| SetChange::Remove(plan.name.clone(), plan.remove.clone())).collect();
+        let mut changes: Vec<_> = shrinking
+            .map(|plan| SetChange::Remove(plan.name.clone(), plan.remove.clone()))
+            .collect();
         let used: BTreeSet<_> = self.sets.values().map(|plan| &plan.name).collect();
-        // A set of an unknown family is nobody's: the first family of a transaction takes it away.
-        let own = |held: &HeldSet| held.family.unwrap_or(Family::V4) == self.family;
-        let stale = state.sets.iter().filter(|(name, held)| own(held) && !used.contains(name));
+        let stale = state
+            .sets
+            .iter()
+            .filter(|(name, held)| own(held) && !used.contains(name));
         changes.extend(stale.map(|(name, _)| SetChange::Destroy(name.clone())));
         changes
     }
@@ -135,7 +180,10 @@ fn plan_set<'a>(
 ) -> Result<SetPlan<'a>> {
     let existing = generations(state, id);
     // The generation in use; or, if none is, a leftover of an interrupted transaction.
-    let current = existing.iter().find(|(name, _)| in_use(held, name)).or(existing.first());
+    let current = existing
+        .iter()
+        .find(|(name, _)| in_use(held, name))
+        .or(existing.first());
     if let Some((name, set)) = current
         && set.kind == Some(wanted.kind)
         && set.family == Some(family)
@@ -143,7 +191,13 @@ fn plan_set<'a>(
         let (add, remove) = changes(&set.members, &wanted.members);
         let fits = set.members.len() + add.len() <= set.capacity;
         if fits && (add.is_empty() || uses.grows(id)) && (remove.is_empty() || uses.shrinks(id)) {
-            return Ok(SetPlan { name: (*name).clone(), wanted, create: false, add, remove });
+            return Ok(SetPlan {
+                name: (*name).clone(),
+                wanted,
+                create: false,
+                add,
+                remove,
+            });
         }
     }
     let taken: BTreeSet<_> = existing.iter().map(|(name, _)| (*name).clone()).collect();
@@ -151,17 +205,30 @@ fn plan_set<'a>(
         .map(|letter| id.generation(letter))
         .find(|name| !taken.contains(name))
         .ok_or_else(|| Error::NoGeneration(id.to_string()))?;
-    Ok(SetPlan { name, wanted, create: true, add: wanted.members.to_vec(), remove: Vec::new() })
+    Ok(SetPlan {
+        name,
+        wanted,
+        create: true,
+        add: wanted.members.to_vec(),
+        remove: Vec::new(),
+    })
 }
 
 /// The sets in the kernel that carry this meaning.
 fn generations<'s>(state: &'s State, id: &SetId) -> Vec<(&'s SetName, &'s HeldSet)> {
     let range = id.generation('a')..=id.generation('z');
-    state.sets.range(range).filter(|(name, _)| name.id() == *id).collect()
+    state
+        .sets
+        .range(range)
+        .filter(|(name, _)| name.id() == *id)
+        .collect()
 }
 
 fn in_use(held: &HeldTables, name: &SetName) -> bool {
-    held.chains.values().flatten().any(|line| mentions(line, name.as_str()))
+    held.chains
+        .values()
+        .flatten()
+        .any(|line| mentions(line, name.as_str()))
 }
 
 /// Room to grow: a set that outgrows its capacity costs a new generation.
@@ -172,7 +239,10 @@ fn capacity(elements: usize) -> usize {
 /// What is in `new` only and what is in `old` only; both are sorted.
 fn changes(old: &[Element], new: &[Element]) -> (Vec<Element>, Vec<Element>) {
     let missing = |from: &[Element], of: &[Element]| {
-        from.iter().filter(|element| of.binary_search(element).is_err()).copied().collect()
+        from.iter()
+            .filter(|element| of.binary_search(element).is_err())
+            .copied()
+            .collect()
     };
     (missing(new, old), missing(old, new))
 }
@@ -187,10 +257,22 @@ struct Uses {
 
 impl Uses {
     fn new(held: &HeldTables, tables: &Tables) -> Self {
-        let old: Chains = held.chains.iter().map(|(chain, lines)| (chain.clone(), logical(lines))).collect();
+        let old: Chains = held
+            .chains
+            .iter()
+            .map(|(chain, lines)| (chain.clone(), logical(lines)))
+            .collect();
         let known = |rules: &Vec<Rule<SetId>>| rules.iter().cloned().map(Some).collect::<Vec<_>>();
-        let new: Chains = tables.chains.iter().map(|(chain, rules)| (chain.clone(), known(rules))).collect();
-        Self { same: old == new, old: Served::new(old), new: Served::new(new) }
+        let new: Chains = tables
+            .chains
+            .iter()
+            .map(|(chain, rules)| (chain.clone(), known(rules)))
+            .collect();
+        Self {
+            same: old == new,
+            old: Served::new(old),
+            new: Served::new(new),
+        }
     }
 
     /// Whether elements may be added to the set while the old chains stand.
@@ -205,7 +287,10 @@ impl Uses {
 }
 
 fn logical(lines: &[String]) -> Vec<Option<Rule<SetId>>> {
-    lines.iter().map(|line| parse::rule(line).map(|rule| rule.map(SetName::id))).collect()
+    lines
+        .iter()
+        .map(|line| parse::rule(line).map(|rule| rule.map(SetName::id)))
+        .collect()
 }
 
 /// Chains and which pods they serve.
@@ -219,7 +304,11 @@ impl Served {
     fn new(chains: Chains) -> Self {
         let mut by_address = BTreeMap::new();
         for rule in chains.values().flatten().flatten() {
-            if let Rule::Branch { direction, prefix, chain } = rule
+            if let Rule::Branch {
+                direction,
+                prefix,
+                chain,
+            } = rule
                 && prefix.prefix_len() == prefix.max_prefix_len()
                 && chain.starts_with(&names::isolation_chain(""))
             {
@@ -234,14 +323,25 @@ impl Served {
 /// served by an equal rule in `to`, or by none because it is open there.
 fn survives(from: &Served, to: &Served, set: &SetId) -> bool {
     from.chains.iter().all(|(chain, rules)| {
-        rules.iter().flatten().filter(|rule| rule.set() == Some(set)).all(|rule| {
-            let has = |chain: &String| to.chains.get(chain).is_some_and(|rules| rules.iter().flatten().any(|r| r == rule));
-            if !chain.starts_with(&names::isolation_chain("")) {
-                return has(chain);
-            }
-            let pods = from.by_address.iter().filter(|(_, serving)| *serving == chain);
-            let mut now = pods.filter_map(|(pod, _)| to.by_address.get(pod)).collect::<BTreeSet<_>>().into_iter();
-            now.all(has)
-        })
+        rules
+            .iter()
+            .flatten()
+            .filter(|rule| rule.set() == Some(set))
+            .all(|rule| {
+                let has = |chain: &String| {
+                    to.chains
+                        .get(chain)
+                        .is_some_and(|rules| rules.iter().flatten().any(|r| r == rule))
+                };
+                if !chain.starts_with(&names::isolation_chain("")) {
+                    return has(chain);
+                }
+                let pods = from.by_address.iter().filter(|(_, serving)| *serving == chain);
+                let mut now = pods
+                    .filter_map(|(pod, _)| to.by_address.get(pod))
+                    .collect::<BTreeSet<_>>()
+                    .into_iter();
+                now.all(has)
+            })
     })
 }

@@ -41,7 +41,9 @@ pub enum Error {
         line: String,
     },
     /// Something of ours is left after a clean-up.
-    #[error("left behind after clean-up: {0}; another rule refers to it, remove that rule and run cleanup again")]
+    #[error(
+        "left behind after clean-up: {0}; another rule refers to it, remove that rule and run cleanup again"
+    )]
     Remains(String),
     /// All generations of a set are taken.
     #[error("no free generation for the set {0}: remove leftovers with `ringfence-enforcer cleanup`")]

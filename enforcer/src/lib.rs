@@ -42,11 +42,15 @@
 //! here ever accepts a packet.
 
 pub mod diff;
+pub mod engine;
 pub mod error;
+pub mod kernel;
+pub mod metrics;
 pub mod names;
 pub mod observe;
 pub mod options;
 pub mod plan;
+pub mod render;
 pub mod rules;
 pub mod ruleset;
 pub mod simulate;

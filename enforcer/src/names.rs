@@ -49,8 +49,9 @@ pub fn branch_chain(direction: Direction, prefix: &IpNet) -> String {
 
 /// FNV-1a: short, stable names for prefixes. The input is ours, not a user's, and there are few.
 fn digest(text: &str) -> u64 {
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// The logical name of a set: what it means, without its generation.
@@ -140,14 +141,22 @@ mod tests {
         let id = "abcdefghijklmnopqrst";
         let prefix = "fd00:1234:5678:9abc::/64".parse().unwrap();
         for direction in [Direction::Ingress, Direction::Egress] {
-            for chain in [root(direction), drop_chain(direction), &branch_chain(direction, &prefix)] {
+            for chain in [
+                root(direction),
+                drop_chain(direction),
+                &branch_chain(direction, &prefix),
+            ] {
                 assert!(chain.len() <= LONGEST.0 && chain.starts_with(PREFIX), "{chain}");
             }
             let set = SetId::isolated(Family::V6, direction).generation('z');
             assert!(set.as_str().len() <= LONGEST.1, "{set}");
         }
         assert!(isolation_chain(id).len() <= LONGEST.0);
-        for set in [SetId::any_port(Family::V4, id), SetId::ports(Family::V4, id), SetId::group(Family::V4, id)] {
+        for set in [
+            SetId::any_port(Family::V4, id),
+            SetId::ports(Family::V4, id),
+            SetId::group(Family::V4, id),
+        ] {
             assert!(set.generation('a').as_str().len() <= LONGEST.1, "{set}");
             assert_eq!(set.generation('q').id(), set);
         }

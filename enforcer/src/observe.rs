@@ -16,7 +16,10 @@ use crate::state::{HeldSet, HeldTables};
 pub fn sets(saved: &str) -> Result<BTreeMap<SetName, HeldSet>> {
     let mut sets: BTreeMap<SetName, (HeldSet, Vec<Element>)> = BTreeMap::new();
     for line in saved.lines() {
-        let unreadable = || Error::Unreadable { tool: "ipset save".to_owned(), line: line.to_owned() };
+        let unreadable = || Error::Unreadable {
+            tool: "ipset save".to_owned(),
+            line: line.to_owned(),
+        };
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
         match words.as_slice() {
             ["create", name, kind, options @ ..] => {
@@ -40,7 +43,13 @@ pub fn sets(saved: &str) -> Result<BTreeMap<SetName, HeldSet>> {
     }
     let finish = |(name, (held, mut members)): (SetName, (HeldSet, Vec<Element>))| {
         members.sort_unstable();
-        (name, HeldSet { members: Arc::new(members), ..held })
+        (
+            name,
+            HeldSet {
+                members: Arc::new(members),
+                ..held
+            },
+        )
     };
     Ok(sets.into_iter().map(finish).collect())
 }
@@ -51,9 +60,15 @@ fn held(kind: &str, options: &[&str]) -> HeldSet {
     let extended = ["timeout", "counters", "comment", "skbinfo", "forceadd"];
     let plain = !options.iter().any(|word| extended.contains(word));
     HeldSet {
-        kind: SetKind::ALL.into_iter().find(|known| plain && known.ipset() == kind),
-        family: Family::ALL.into_iter().find(|family| option("family") == Some(family.ipset())),
-        capacity: option("maxelem").and_then(|number| number.parse().ok()).unwrap_or(0),
+        kind: SetKind::ALL
+            .into_iter()
+            .find(|known| plain && known.ipset() == kind),
+        family: Family::ALL
+            .into_iter()
+            .find(|family| option("family") == Some(family.ipset())),
+        capacity: option("maxelem")
+            .and_then(|number| number.parse().ok())
+            .unwrap_or(0),
         members: Arc::default(),
     }
 }
@@ -67,7 +82,10 @@ pub fn element(text: &str) -> Option<Element> {
             (net, Some((parse::protocol(protocol)?, number.parse().ok()?)))
         }
     };
-    let net = net.parse().or_else(|_| net.parse::<std::net::IpAddr>().map(Into::into)).ok()?;
+    let net = net
+        .parse()
+        .or_else(|_| net.parse::<std::net::IpAddr>().map(Into::into))
+        .ok()?;
     Some(Element { net, port })
 }
 
@@ -101,16 +119,29 @@ pub fn tables(saved: &str) -> HeldTables {
                     tables.jumps.push(position);
                 }
             } else if chain.starts_with(names::PREFIX) {
-                tables.chains.entry(chain.to_owned()).or_default().push(rule.to_owned());
+                tables
+                    .chains
+                    .entry(chain.to_owned())
+                    .or_default()
+                    .push(rule.to_owned());
             }
         }
     }
     tables
 }
 
+/// The part of the output of `iptables-save` that is about the filter table.
+pub fn filter_table(saved: &str) -> &str {
+    let start = saved.find("*filter\n").unwrap_or(saved.len());
+    let table = &saved[start..];
+    &table[..table.find("\nCOMMIT").unwrap_or(table.len())]
+}
+
 /// Rules of other people's chains, in the output of `iptables-save -t filter`, that lead to ours: chain and rule.
 pub fn references(saved: &str) -> Vec<(String, String)> {
-    let rules = saved.lines().filter_map(|line| line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')));
+    let rules = saved
+        .lines()
+        .filter_map(|line| line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')));
     rules
         .filter(|(chain, rule)| !chain.starts_with(names::PREFIX) && target(rule).is_some_and(is_ours))
         .map(|(chain, rule)| (chain.to_owned(), rule.to_owned()))
@@ -151,17 +182,25 @@ create RINGF-4-node.a hash:ip family inet hashsize 64 maxelem 1024 timeout 5
         let held = |name: &str| &sets[&SetName::parse(name).unwrap()];
         assert_eq!(sets.len(), 4);
         let pairs = held("RINGF-4p-x.a");
-        assert_eq!((pairs.kind, pairs.family, pairs.capacity), (Some(SetKind::NetPort), Some(Family::V4), 1024));
+        assert_eq!(
+            (pairs.kind, pairs.family, pairs.capacity),
+            (Some(SetKind::NetPort), Some(Family::V4), 1024)
+        );
         let wanted = ["10.0.0.0/24,sctp:80", "10.0.0.1,udp:53"].map(|text| element(text).unwrap());
         assert_eq!(*pairs.members, wanted);
         assert_eq!(held("RINGF-6-node.a").members[0], element("fd00::1").unwrap());
         assert_eq!(held("RINGF-old").kind, None);
-        assert_eq!(held("RINGF-4-node.a").kind, None, "a set with timeouts is none that we make");
+        assert_eq!(
+            held("RINGF-4-node.a").kind,
+            None,
+            "a set with timeouts is none that we make"
+        );
     }
 
     #[test]
     fn a_line_about_our_sets_that_nobody_understands_is_an_error() {
-        let error = sets("create RINGF-4p-x.a hash:net family inet\nadd RINGF-4p-x.a 10.0.0.1,gre:0\n").unwrap_err();
+        let error =
+            sets("create RINGF-4p-x.a hash:net family inet\nadd RINGF-4p-x.a 10.0.0.1,gre:0\n").unwrap_err();
         assert_eq!(error.name(), "Unreadable");
     }
 
@@ -173,19 +212,27 @@ create RINGF-4-node.a hash:ip family inet hashsize 64 maxelem 1024 timeout 5
              -A KUBE-FORWARD -j ACCEPT\n-A RINGF-REVOKED -j DROP\nCOMMIT\n",
         );
         assert_eq!(tables.jumps, [2]);
-        assert_eq!(tables.chains.keys().collect::<Vec<_>>(), ["RINGF-FORWARD", "RINGF-REVOKED"]);
+        assert_eq!(
+            tables.chains.keys().collect::<Vec<_>>(),
+            ["RINGF-FORWARD", "RINGF-REVOKED"]
+        );
         assert_eq!(tables.chains["RINGF-REVOKED"], ["-j DROP"]);
     }
 
     #[test]
     fn a_hand_made_way_into_our_chains_is_found() {
-        let saved = "-A FORWARD -m comment --comment \"see RINGF-X\" -j ACCEPT\n-A INPUT -i eth0 -g RINGF-FORWARD\n";
-        assert_eq!(references(saved), [("INPUT".to_owned(), "-i eth0 -g RINGF-FORWARD".to_owned())]);
+        let saved =
+            "-A FORWARD -m comment --comment \"see RINGF-X\" -j ACCEPT\n-A INPUT -i eth0 -g RINGF-FORWARD\n";
+        assert_eq!(
+            references(saved),
+            [("INPUT".to_owned(), "-i eth0 -g RINGF-FORWARD".to_owned())]
+        );
     }
 
     #[test]
     fn sizes_of_our_sets_are_read_from_the_terse_list() {
-        let listed = "Name: X\nNumber of entries: 3\n\nName: RINGF-4-node.a\nReferences: 1\nNumber of entries: 2\n";
+        let listed =
+            "Name: X\nNumber of entries: 3\n\nName: RINGF-4-node.a\nReferences: 1\nNumber of entries: 2\n";
         let sizes = set_sizes(listed);
         assert_eq!(sizes.into_values().collect::<Vec<_>>(), [2]);
     }

@@ -42,6 +42,10 @@ impl Default for Options {
 
 impl Default for LogOptions {
     fn default() -> Self {
-        Self { group: 100, per_minute: 10, burst: 5 }
+        Self {
+            group: 100,
+            per_minute: 10,
+            burst: 5,
+        }
     }
 }

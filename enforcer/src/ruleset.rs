@@ -137,7 +137,10 @@ impl Set {
         let mut members: Vec<_> = elements.into_iter().collect();
         members.sort_unstable();
         members.dedup();
-        Self { kind, members: Arc::new(members) }
+        Self {
+            kind,
+            members: Arc::new(members),
+        }
     }
 }
 

@@ -50,11 +50,17 @@ pub fn allows(state: &State, flow: &Flow, direction: Direction) -> Result<bool, 
     if tables.jumps.is_empty() {
         return Ok(true);
     }
-    Ok(matches!(walk(state, flow, direction, names::FORWARD)?, Fate::Returned))
+    Ok(matches!(
+        walk(state, flow, direction, names::FORWARD)?,
+        Fate::Returned
+    ))
 }
 
 fn walk(state: &State, flow: &Flow, only: Direction, chain: &str) -> Result<Fate, Fault> {
-    let lines = state.families.get(&Family::of(flow.source)).and_then(|tables| tables.chains.get(chain));
+    let lines = state
+        .families
+        .get(&Family::of(flow.source))
+        .and_then(|tables| tables.chains.get(chain));
     for line in lines.ok_or_else(|| Fault::NoChain(chain.to_owned()))? {
         let rule = parse::rule(line).ok_or_else(|| Fault::Unknown(line.clone()))?;
         if !matches(state, flow, &rule)? {
@@ -84,10 +90,15 @@ fn matches(state: &State, flow: &Flow, rule: &Rule<SetName>) -> Result<bool, Fau
         Rule::Revoked { .. } | Rule::Established | Rule::RelatedIcmp(_) | Rule::Discovery { .. } => false,
         Rule::Gate { direction, set } => contains(state, set, flow, pod(*direction), false)?,
         Rule::Hairpin { address } => flow.source == *address && flow.destination == *address,
-        Rule::Branch { direction, prefix, .. } => prefix.contains(&address(flow, pod(*direction))),
+        Rule::Branch {
+            direction, prefix, ..
+        } => prefix.contains(&address(flow, pod(*direction))),
         Rule::Allow { ports, peers } => {
             let ports = ports.as_ref().is_none_or(|ports| lists(ports, flow));
-            ports && peers.as_ref().map_or(Ok(true), |peers| among(state, peers, flow))?
+            ports
+                && peers
+                    .as_ref()
+                    .map_or(Ok(true), |peers| among(state, peers, flow))?
         }
         Rule::Reset => flow.protocol == ringfence_policy::Protocol::Tcp,
         Rule::Deny { .. } | Rule::Log { .. } | Rule::Drop | Rule::Reject(_) => true,
@@ -116,7 +127,10 @@ fn address(flow: &Flow, side: Side) -> std::net::IpAddr {
 
 fn lists(ports: &PortList, flow: &Flow) -> bool {
     ports.protocol == flow.protocol
-        && ports.spans.iter().any(|(first, last)| (*first..=*last).contains(&flow.port))
+        && ports
+            .spans
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&flow.port))
 }
 
 fn among(state: &State, peers: &PeerMatch<SetName>, flow: &Flow) -> Result<bool, Fault> {
@@ -131,5 +145,8 @@ fn contains(state: &State, set: &SetName, flow: &Flow, side: Side, with_port: bo
     let held = state.sets.get(set).ok_or_else(|| Fault::NoSet(set.clone()))?;
     let port = with_port.then_some((flow.protocol, flow.port));
     let wanted = address(flow, side);
-    Ok(held.members.iter().any(|Element { net, port: element }| *element == port && net.contains(&wanted)))
+    Ok(held
+        .members
+        .iter()
+        .any(|Element { net, port: element }| *element == port && net.contains(&wanted)))
 }

@@ -16,6 +16,15 @@ pub struct State {
     pub families: BTreeMap<Family, HeldTables>,
 }
 
+/// What can be read of a [`State`] cheaply.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Glance {
+    /// The number of elements of each set.
+    pub sizes: BTreeMap<SetName, usize>,
+    /// The filter tables.
+    pub families: BTreeMap<Family, HeldTables>,
+}
+
 /// A set in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeldSet {
@@ -141,7 +150,12 @@ impl State {
     /// As [`State::apply`].
     pub fn change_set(&mut self, change: &SetChange) -> Result<(), Refused> {
         match change {
-            SetChange::Create { name, kind, family, capacity } => {
+            SetChange::Create {
+                name,
+                kind,
+                family,
+                capacity,
+            } => {
                 let held = HeldSet {
                     kind: Some(*kind),
                     family: Some(*family),
@@ -165,18 +179,30 @@ impl State {
             SetChange::Remove(name, elements) => {
                 let held = self.held(name)?;
                 let gone: BTreeSet<_> = elements.iter().collect();
-                held.members = Arc::new(held.members.iter().filter(|e| !gone.contains(e)).copied().collect());
+                held.members = Arc::new(
+                    held.members
+                        .iter()
+                        .filter(|e| !gone.contains(e))
+                        .copied()
+                        .collect(),
+                );
                 Ok(())
             }
             SetChange::Destroy(name) => match self.user_of(name) {
                 Some(chain) => Err(Refused::InUse(name.to_string(), chain)),
-                None => self.sets.remove(name).map(|_| ()).ok_or_else(|| Refused::NoSet(name.clone())),
+                None => self
+                    .sets
+                    .remove(name)
+                    .map(|_| ())
+                    .ok_or_else(|| Refused::NoSet(name.clone())),
             },
         }
     }
 
     fn held(&mut self, name: &SetName) -> Result<&mut HeldSet, Refused> {
-        self.sets.get_mut(name).ok_or_else(|| Refused::NoSet(name.clone()))
+        self.sets
+            .get_mut(name)
+            .ok_or_else(|| Refused::NoSet(name.clone()))
     }
 
     /// A chain with a rule that looks the set up.
@@ -208,25 +234,72 @@ impl State {
         Ok(())
     }
 
-    /// What differs from `other`, in words, for the log; at most a few.
-    pub fn differences(&self, other: &Self) -> Vec<String> {
-        let sets: BTreeSet<_> = self.sets.keys().chain(other.sets.keys()).collect();
-        let changed = sets.into_iter().filter(|name| self.sets.get(name) != other.sets.get(name));
-        let mut found: Vec<String> = changed.map(|name| format!("set {name}")).collect();
-        for family in Family::ALL {
-            let empty = HeldTables::default();
-            let ours = self.families.get(&family).unwrap_or(&empty);
-            let theirs = other.families.get(&family).unwrap_or(&empty);
-            if ours.jumps != theirs.jumps {
-                found.push(format!("{family} jump in {} at {:?}, was at {:?}", names::HOOK, theirs.jumps, ours.jumps));
-            }
-            let chains: BTreeSet<_> = ours.chains.keys().chain(theirs.chains.keys()).collect();
-            let changed = chains.into_iter().filter(|chain| ours.chains.get(*chain) != theirs.chains.get(*chain));
-            found.extend(changed.map(|chain| format!("{family} chain {chain}")));
+    /// What [`Glance`] would show of it.
+    pub fn glance(&self) -> Glance {
+        let sizes = self
+            .sets
+            .iter()
+            .map(|(name, held)| (name.clone(), held.members.len()));
+        Glance {
+            sizes: sizes.collect(),
+            families: self.families.clone(),
         }
-        found.truncate(5);
-        found
     }
+
+    /// What differs in `other`, in words, for the log; the first few.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let sets = keys_that_differ(&self.sets, &other.sets).map(|name| format!("set {name}"));
+        sets.chain(table_differences(&self.families, &other.families))
+            .take(SHOWN)
+            .collect()
+    }
+}
+
+impl Glance {
+    /// What differs in `other`, in words, for the log; the first few.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let sets = keys_that_differ(&self.sizes, &other.sizes).map(|name| format!("set {name}"));
+        sets.chain(table_differences(&self.families, &other.families))
+            .take(SHOWN)
+            .collect()
+    }
+}
+
+/// How many differences are told.
+const SHOWN: usize = 5;
+
+fn keys_that_differ<'a, K: Ord, V: PartialEq>(
+    a: &'a BTreeMap<K, V>,
+    b: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = &'a K> {
+    let keys: BTreeSet<_> = a.keys().chain(b.keys()).collect();
+    keys.into_iter().filter(|key| a.get(key) != b.get(key))
+}
+
+fn table_differences(
+    ours: &BTreeMap<Family, HeldTables>,
+    theirs: &BTreeMap<Family, HeldTables>,
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let empty = HeldTables::default();
+    for family in keys_that_differ(ours, theirs) {
+        let (ours, theirs) = (
+            ours.get(family).unwrap_or(&empty),
+            theirs.get(family).unwrap_or(&empty),
+        );
+        if ours.jumps != theirs.jumps {
+            found.push(format!(
+                "{family} jump in {} at {:?}, not {:?}",
+                names::HOOK,
+                theirs.jumps,
+                ours.jumps
+            ));
+        }
+        found.extend(
+            keys_that_differ(&ours.chains, &theirs.chains).map(|chain| format!("{family} chain {chain}")),
+        );
+    }
+    found
 }
 
 /// Whether a rule's text has the name as a word of its own.

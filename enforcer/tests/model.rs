@@ -10,22 +10,28 @@ use ringfence_enforcer::ruleset::{Family, Ruleset};
 use ringfence_enforcer::simulate::{allows, passes};
 use ringfence_enforcer::state::{Phase, SetChange, State};
 use ringfence_policy::{
-    Direction, Flow, Namespace, Node, ObjectKey, Operator, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Requirement, Rule,
-    Selector, World, evaluate, resolve, testing,
+    Direction, Flow, Namespace, Node, ObjectKey, Operator, Peer, Pod, Policy, PortMatch, PortSpec, Protocol,
+    Requirement, Rule, Selector, World, evaluate, resolve, testing,
 };
 
 const NODE: &str = "node-a";
 
 /// Small limits, so that both the flattened form and rules of their own, and trees with several levels, occur.
 fn options() -> impl Strategy<Value = Options> {
-    (prop_oneof![0..20usize, Just(20_000)], 1..4usize)
-        .prop_map(|(flat_entries, leaf_size)| Options { flat_entries, leaf_size, ..Options::default() })
+    (prop_oneof![0..20usize, Just(20_000)], 1..4usize).prop_map(|(flat_entries, leaf_size)| Options {
+        flat_entries,
+        leaf_size,
+        ..Options::default()
+    })
 }
 
 /// Half of the pods of a world run on the node under test, so that it has some.
 fn world() -> impl Strategy<Value = World> {
     (testing::world(), any::<u16>()).prop_map(|(mut world, here)| {
-        let node = world.nodes.pop_first().map(|(_, node)| Node { name: NODE.to_owned(), ..node });
+        let node = world.nodes.pop_first().map(|(_, node)| Node {
+            name: NODE.to_owned(),
+            ..node
+        });
         world.nodes.extend(node.map(|node| (NODE.to_owned(), node)));
         for (i, pod) in world.pods.values_mut().enumerate() {
             if here >> (i % 16) & 1 == 1 {
@@ -64,7 +70,11 @@ fn flows(world: &World) -> impl Strategy<Value = Vec<Flow>> + use<> {
 }
 
 fn ruleset(world: &World, options: &Options) -> Ruleset {
-    let node = world.nodes.get(NODE).map(|node| node.addresses.clone()).unwrap_or_default();
+    let node = world
+        .nodes
+        .get(NODE)
+        .map(|node| node.addresses.clone())
+        .unwrap_or_default();
     plan(&resolve(world, NODE), &node, &Family::ALL, options)
 }
 
@@ -77,7 +87,9 @@ fn committed(mut state: State, ruleset: &Ruleset) -> State {
 }
 
 fn local<'w>(world: &'w World, address: IpAddr) -> Option<&'w Pod> {
-    world.pod_at(address).filter(|pod| pod.node.as_deref() == Some(NODE))
+    world
+        .pod_at(address)
+        .filter(|pod| pod.node.as_deref() == Some(NODE))
 }
 
 /// What this node alone has to say about a flow in one direction.
@@ -99,7 +111,11 @@ fn moments(state: &State, phases: &[Phase]) -> Vec<State> {
     let mut moments = Vec::new();
     for phase in phases {
         let steps = match phase {
-            Phase::Sets(changes) => changes.iter().flat_map(halves).map(|change| Phase::Sets(vec![change])).collect(),
+            Phase::Sets(changes) => changes
+                .iter()
+                .flat_map(halves)
+                .map(|change| Phase::Sets(vec![change]))
+                .collect(),
             Phase::Chains(..) => vec![phase.clone()],
         };
         for step in steps {
@@ -114,7 +130,9 @@ fn halves(change: &SetChange) -> Vec<SetChange> {
     match change {
         SetChange::Add(name, elements) if elements.len() > 1 => {
             let (first, second) = elements.split_at(elements.len() / 2);
-            [first, second].map(|part| SetChange::Add(name.clone(), part.to_vec())).to_vec()
+            [first, second]
+                .map(|part| SetChange::Add(name.clone(), part.to_vec()))
+                .to_vec()
         }
         change => vec![change.clone()],
     }
@@ -183,16 +201,25 @@ fn pod(name: &str, labels: &[(&str, &str)], node: &str, address: &str) -> Pod {
 /// A policy for the pods with the label, that lets pods with the labels in, at TCP 80.
 fn policy(name: &str, selects: &str, peers: &[&str]) -> Policy {
     let labelled = |key: &str| {
-        Selector::new(vec![Requirement { key: key.to_owned(), operator: Operator::Exists }])
+        Selector::new(vec![Requirement {
+            key: key.to_owned(),
+            operator: Operator::Exists,
+        }])
     };
-    let peer = |key: &&str| Peer::Pods { namespaces: None, pods: Some(labelled(key)) };
+    let peer = |key: &&str| Peer::Pods {
+        namespaces: None,
+        pods: Some(labelled(key)),
+    };
     Policy {
         key: ObjectKey::new("default", name),
         uid: name.to_owned(),
         pod_selector: labelled(selects),
         ingress: Some(vec![Rule {
             peers: Some(peers.iter().map(peer).collect()),
-            ports: Some(vec![PortMatch { protocol: Protocol::Tcp, port: Some(PortSpec::Range(80, 80)) }]),
+            ports: Some(vec![PortMatch {
+                protocol: Protocol::Tcp,
+                port: Some(PortSpec::Range(80, 80)),
+            }]),
         }]),
         egress: None,
     }
@@ -200,9 +227,14 @@ fn policy(name: &str, selects: &str, peers: &[&str]) -> Policy {
 
 fn small_world(pods: Vec<Pod>, policies: Vec<Policy>) -> World {
     let mut world = World::default();
-    world.insert_namespace(Namespace { name: "default".to_owned(), labels: [].into() });
+    world.insert_namespace(Namespace {
+        name: "default".to_owned(),
+        labels: [].into(),
+    });
     pods.into_iter().for_each(|pod| world.insert_pod(pod));
-    policies.into_iter().for_each(|policy| world.insert_policy(policy));
+    policies
+        .into_iter()
+        .for_each(|policy| world.insert_policy(policy));
     world
 }
 
@@ -214,9 +246,15 @@ fn a_peer_that_comes_is_one_element_and_no_chain() {
     let options = Options::default();
     let state = committed(State::default(), &ruleset(&world, &options));
     world.insert_pod(pod("web2", &[("web", "")], "node-b", "10.0.1.2"));
-    let phases = diff(&state, &ruleset(&world, &options)).expect("a transaction").phases;
-    let [Phase::Sets(changes)] = phases.as_slice() else { panic!("{phases:?}") };
-    let [SetChange::Add(_, elements)] = changes.as_slice() else { panic!("{changes:?}") };
+    let phases = diff(&state, &ruleset(&world, &options))
+        .expect("a transaction")
+        .phases;
+    let [Phase::Sets(changes)] = phases.as_slice() else {
+        panic!("{phases:?}")
+    };
+    let [SetChange::Add(_, elements)] = changes.as_slice() else {
+        panic!("{changes:?}")
+    };
     assert_eq!(elements.len(), 1, "{elements:?}");
 }
 
@@ -243,7 +281,9 @@ fn a_pod_that_changes_policies_never_meets_the_new_peers_of_those_it_leaves() {
     let options = Options::default();
     for (from, to) in [(&old, &new), (&new, &old)] {
         let before = committed(State::default(), &ruleset(from, &options));
-        let phases = diff(&before, &ruleset(to, &options)).expect("a transaction").phases;
+        let phases = diff(&before, &ruleset(to, &options))
+            .expect("a transaction")
+            .phases;
         for moment in moments(&before, &phases) {
             assert_eq!(passes(&moment, &flow), Ok(false), "{moment:#?}");
         }

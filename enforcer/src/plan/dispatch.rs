@@ -20,16 +20,30 @@ type Leaves = Vec<(IpAddr, String)>;
 
 /// Adds the tree of a direction: its root with `first` as first rule, and the chains below. Each address in `leaves` goes
 /// to its chain, one that is not listed returns.
-pub(super) fn add(chains: &mut Chains, direction: Direction, first: Rule<SetId>, leaves: Leaves, leaf_size: usize) {
+pub(super) fn add(
+    chains: &mut Chains,
+    direction: Direction,
+    first: Rule<SetId>,
+    leaves: Leaves,
+    leaf_size: usize,
+) {
     let mut root = vec![first];
     root.extend(node(chains, direction, &leaves, leaf_size.max(1)));
     chains.insert(names::root(direction).to_owned(), root);
 }
 
 /// The rules of one node of the tree; the chains below it are added to `chains`.
-fn node(chains: &mut Chains, direction: Direction, leaves: &[(IpAddr, String)], leaf_size: usize) -> Vec<Rule<SetId>> {
+fn node(
+    chains: &mut Chains,
+    direction: Direction,
+    leaves: &[(IpAddr, String)],
+    leaf_size: usize,
+) -> Vec<Rule<SetId>> {
     if leaves.len() <= leaf_size {
-        return leaves.iter().flat_map(|(address, chain)| leaf(direction, *address, chain)).collect();
+        return leaves
+            .iter()
+            .flat_map(|(address, chain)| leaf(direction, *address, chain))
+            .collect();
     }
     let common = common_prefix(leaves);
     let branch = (common.prefix_len() + BITS).min(common.max_prefix_len());
@@ -40,7 +54,11 @@ fn node(chains: &mut Chains, direction: Direction, leaves: &[(IpAddr, String)], 
         let chain = names::branch_chain(direction, &prefix);
         let below = node(chains, direction, part, leaf_size);
         chains.insert(chain.clone(), below);
-        rules.push(Rule::Branch { direction, prefix, chain });
+        rules.push(Rule::Branch {
+            direction,
+            prefix,
+            chain,
+        });
     }
     rules
 }
@@ -48,7 +66,14 @@ fn node(chains: &mut Chains, direction: Direction, leaves: &[(IpAddr, String)], 
 /// A pod reaches itself whatever its policies say, also through a Service that leads back to it.
 fn leaf(direction: Direction, address: IpAddr, chain: &str) -> [Rule<SetId>; 2] {
     let prefix = IpNet::from(address);
-    [Rule::Hairpin { address }, Rule::Branch { direction, prefix, chain: chain.to_owned() }]
+    [
+        Rule::Hairpin { address },
+        Rule::Branch {
+            direction,
+            prefix,
+            chain: chain.to_owned(),
+        },
+    ]
 }
 
 /// The longest prefix of all of these addresses, which are in order: what the first and the last have in common.
@@ -65,7 +90,9 @@ fn common_prefix(leaves: &[(IpAddr, String)]) -> IpNet {
 }
 
 fn truncate(address: IpAddr, bits: u8) -> IpNet {
-    IpNet::new(address, bits).unwrap_or_else(|_| address.into()).trunc()
+    IpNet::new(address, bits)
+        .unwrap_or_else(|_| address.into())
+        .trunc()
 }
 
 #[cfg(test)]
@@ -75,7 +102,9 @@ mod tests {
 
     fn tree(count: u32) -> Chains {
         let address = |i: u32| IpAddr::from((0x0af4_0000 + i).to_be_bytes());
-        let leaves = (0..count).map(|i| (address(i), format!("{}P-{i}", names::PREFIX))).collect();
+        let leaves = (0..count)
+            .map(|i| (address(i), format!("{}P-{i}", names::PREFIX)))
+            .collect();
         let mut chains = Chains::new();
         add(&mut chains, Direction::Egress, Rule::Drop, leaves, 8);
         chains
@@ -89,7 +118,11 @@ mod tests {
             if let Rule::Branch { prefix, chain, .. } = rule
                 && prefix.contains(&address)
             {
-                let below = if chains.contains_key(chain) { comparisons(chains, chain, address)? } else { 0 };
+                let below = if chains.contains_key(chain) {
+                    comparisons(chains, chain, address)?
+                } else {
+                    0
+                };
                 return Some(seen + below);
             }
         }
@@ -101,7 +134,10 @@ mod tests {
         let worst = |count: u32| {
             let chains = tree(count);
             let address = |i: u32| IpAddr::from((0x0af4_0000 + i).to_be_bytes());
-            (0..count).map(|i| comparisons(&chains, names::root(Direction::Egress), address(i)).unwrap()).max().unwrap()
+            (0..count)
+                .map(|i| comparisons(&chains, names::root(Direction::Egress), address(i)).unwrap())
+                .max()
+                .unwrap()
         };
         assert!(worst(8) <= 17, "{}", worst(8));
         assert!(worst(500) <= 17 + 2 * 9, "{}", worst(500));
@@ -111,6 +147,9 @@ mod tests {
     fn an_address_without_isolation_is_not_found() {
         let chains = tree(100);
         let outside = "10.244.1.1".parse().unwrap();
-        assert_eq!(comparisons(&chains, names::root(Direction::Egress), outside), None);
+        assert_eq!(
+            comparisons(&chains, names::root(Direction::Egress), outside),
+            None
+        );
     }
 }

@@ -26,7 +26,13 @@ struct Granted<'a> {
 }
 
 /// Adds the chain of an isolation and the sets that it needs.
-pub(super) fn add(tables: &mut Tables, isolation: &Isolation, direction: Direction, family: Family, limit: usize) {
+pub(super) fn add(
+    tables: &mut Tables,
+    isolation: &Isolation,
+    direction: Direction,
+    family: Family,
+    limit: usize,
+) {
     let mut builder = Builder {
         id: &isolation.id,
         direction,
@@ -39,7 +45,10 @@ pub(super) fn add(tables: &mut Tables, isolation: &Isolation, direction: Directi
     };
     let mut granted = by_peers(isolation, family);
     // Where anyone may reach every port, what else is granted makes no difference.
-    if let Some(all) = granted.iter().position(|granted| granted.group.is_none() && granted.ports.is_none()) {
+    if let Some(all) = granted
+        .iter()
+        .position(|granted| granted.group.is_none() && granted.ports.is_none())
+    {
         granted = vec![granted.swap_remove(all)];
     }
     // The small ones first, so that one large group does not push everything else out of the sets.
@@ -56,7 +65,11 @@ fn by_peers(isolation: &Isolation, family: Family) -> Vec<Granted<'_>> {
             Peers::Any => (None, None),
             Peers::Group { id, members } => (Some(id.as_str()), Some(&**members)),
         };
-        merged.entry(group).or_insert((members, Vec::new())).1.push(&grant.ports);
+        merged
+            .entry(group)
+            .or_insert((members, Vec::new()))
+            .1
+            .push(&grant.ports);
     }
     let granted = merged.into_iter().map(|(group, (members, ports))| Granted {
         group,
@@ -71,7 +84,14 @@ fn networks(members: &PeerSet, family: Family) -> Vec<IpNet> {
     let addresses = members.addresses.iter().map(|address| IpNet::from(*address));
     let nets = addresses.chain(members.networks.iter().copied());
     let nets = nets.filter(|net| Family::of_net(net) == family);
-    nets.flat_map(|net| if net.prefix_len() == 0 { family.halves().to_vec() } else { vec![net] }).collect()
+    nets.flat_map(|net| {
+        if net.prefix_len() == 0 {
+            family.halves().to_vec()
+        } else {
+            vec![net]
+        }
+    })
+    .collect()
 }
 
 fn union(ports: &[&Ports]) -> PortUnion {
@@ -81,12 +101,20 @@ fn union(ports: &[&Ports]) -> PortUnion {
             Ports::Any => return None,
             Ports::Only(ranges) => {
                 for range in ranges {
-                    spans.entry(range.protocol).or_default().insert((range.first, range.last));
+                    spans
+                        .entry(range.protocol)
+                        .or_default()
+                        .insert((range.first, range.last));
                 }
             }
         }
     }
-    Some(spans.into_iter().map(|(protocol, spans)| (protocol, disjoint(spans))).collect())
+    Some(
+        spans
+            .into_iter()
+            .map(|(protocol, spans)| (protocol, disjoint(spans)))
+            .collect(),
+    )
 }
 
 /// Spans that overlap become one; neighbours stay apart, for two single ports are cheaper than a range.
@@ -106,7 +134,10 @@ impl Granted<'_> {
     fn singles(&self) -> impl Iterator<Item = (Protocol, u16)> + '_ {
         let spans = self.ports.iter().flatten();
         spans.flat_map(|(protocol, spans)| {
-            spans.iter().filter(|(first, last)| first == last).map(|(port, _)| (*protocol, *port))
+            spans
+                .iter()
+                .filter(|(first, last)| first == last)
+                .map(|(port, _)| (*protocol, *port))
         })
     }
 }
@@ -134,13 +165,30 @@ impl Builder<'_> {
         let singles: Vec<_> = granted.singles().collect();
         let flat = self.take(granted.nets.len() * singles.len());
         if flat && !singles.is_empty() {
-            let pair = |net: &IpNet| singles.iter().map(|port| Element { net: *net, port: Some(*port) }).collect::<Vec<_>>();
-            self.pairs.get_or_insert_default().extend(granted.nets.iter().flat_map(pair));
+            let pair = |net: &IpNet| {
+                singles
+                    .iter()
+                    .map(|port| Element {
+                        net: *net,
+                        port: Some(*port),
+                    })
+                    .collect::<Vec<_>>()
+            };
+            self.pairs
+                .get_or_insert_default()
+                .extend(granted.nets.iter().flat_map(pair));
         }
         for (protocol, spans) in spans {
-            let left: Vec<_> = spans.iter().copied().filter(|(first, last)| !flat || first != last).collect();
+            let left: Vec<_> = spans
+                .iter()
+                .copied()
+                .filter(|(first, last)| !flat || first != last)
+                .collect();
             for spans in slots(&left) {
-                let ports = PortList { protocol: *protocol, spans: spans.to_vec() };
+                let ports = PortList {
+                    protocol: *protocol,
+                    spans: spans.to_vec(),
+                };
                 self.rule(Some(ports), granted);
             }
         }
@@ -148,7 +196,9 @@ impl Builder<'_> {
 
     fn every_port(&mut self, granted: &Granted<'_>) {
         if granted.group.is_some() && self.take(granted.nets.len()) {
-            self.nets.get_or_insert_default().extend(granted.nets.iter().copied().map(Element::net));
+            self.nets
+                .get_or_insert_default()
+                .extend(granted.nets.iter().copied().map(Element::net));
         } else {
             self.rule(None, granted);
         }
@@ -169,7 +219,11 @@ impl Builder<'_> {
             let set = SetId::group(self.family, group);
             let members = || Set::new(SetKind::Net, granted.nets.iter().copied().map(Element::net));
             self.groups.entry(set.clone()).or_insert_with(members);
-            PeerMatch { set, direction: self.direction, with_port: false }
+            PeerMatch {
+                set,
+                direction: self.direction,
+                with_port: false,
+            }
         });
         self.rules.push(Rule::Allow { ports, peers });
     }
@@ -186,13 +240,19 @@ impl Builder<'_> {
             let with_port = kind == SetKind::NetPort;
             rules.push(Rule::Allow {
                 ports: None,
-                peers: Some(PeerMatch { set, direction: self.direction, with_port }),
+                peers: Some(PeerMatch {
+                    set,
+                    direction: self.direction,
+                    with_port,
+                }),
             });
         }
         // Sorted: the order of equal grants must not depend on how many members a group has today.
         let own: BTreeSet<_> = self.rules.into_iter().collect();
         rules.extend(own);
-        rules.push(Rule::Deny { direction: self.direction });
+        rules.push(Rule::Deny {
+            direction: self.direction,
+        });
         tables.sets.extend(self.groups);
         tables.chains.insert(names::isolation_chain(self.id), rules);
     }

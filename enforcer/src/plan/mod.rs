@@ -24,7 +24,9 @@ pub const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 /// The rules that enforce `policies` on a node with these addresses, for these families.
 pub fn plan(policies: &NodePolicies, node: &[IpAddr], families: &[Family], options: &Options) -> Ruleset {
     let tables = |family: &Family| (*family, family_tables(policies, node, *family, options));
-    Ruleset { families: families.iter().map(tables).collect() }
+    Ruleset {
+        families: families.iter().map(tables).collect(),
+    }
 }
 
 fn family_tables(policies: &NodePolicies, node: &[IpAddr], family: Family, options: &Options) -> Tables {
@@ -32,52 +34,81 @@ fn family_tables(policies: &NodePolicies, node: &[IpAddr], family: Family, optio
     let own = node.iter().filter(|address| Family::of(**address) == family);
     let own = Set::new(SetKind::Address, own.map(|address| Element::address(*address)));
     tables.sets.insert(SetId::node(family), own);
-    tables.chains.insert(names::FORWARD.to_owned(), forward(family, options));
-    tables.chains.insert(names::REVOKED.to_owned(), vec![Rule::Reset, Rule::Reject(family)]);
+    tables
+        .chains
+        .insert(names::FORWARD.to_owned(), forward(family, options));
+    tables
+        .chains
+        .insert(names::REVOKED.to_owned(), vec![Rule::Reset, Rule::Reject(family)]);
     for direction in DIRECTIONS {
-        tables.chains.insert(names::drop_chain(direction).to_owned(), drop_rules(direction, options));
+        tables.chains.insert(
+            names::drop_chain(direction).to_owned(),
+            drop_rules(direction, options),
+        );
         let isolated = isolated(policies, family, direction);
         let gate = isolated.keys().map(|address| Element::address(*address));
-        tables.sets.insert(SetId::isolated(family, direction), Set::new(SetKind::Address, gate));
+        tables.sets.insert(
+            SetId::isolated(family, direction),
+            Set::new(SetKind::Address, gate),
+        );
         for isolation in distinct(&isolated) {
             grants::add(&mut tables, isolation, direction, family, options.flat_entries);
         }
-        let own_node = Rule::Allow { ports: None, peers: Some(peers(SetId::node(family), direction)) };
-        let leaves = isolated.iter().map(|(address, isolation)| (*address, names::isolation_chain(&isolation.id)));
-        dispatch::add(&mut tables.chains, direction, own_node, leaves.collect(), options.leaf_size);
+        let own_node = Rule::Allow {
+            ports: None,
+            peers: Some(peers(SetId::node(family), direction)),
+        };
+        let leaves = isolated
+            .iter()
+            .map(|(address, isolation)| (*address, names::isolation_chain(&isolation.id)));
+        dispatch::add(
+            &mut tables.chains,
+            direction,
+            own_node,
+            leaves.collect(),
+            options.leaf_size,
+        );
     }
     tables
 }
 
 fn peers(set: SetId, direction: Direction) -> PeerMatch<SetId> {
-    PeerMatch { set, direction, with_port: false }
+    PeerMatch {
+        set,
+        direction,
+        with_port: false,
+    }
 }
 
 /// The first chain: what known connections and pods that nobody isolates go through, and nothing more.
 fn forward(family: Family, options: &Options) -> Vec<Rule<SetId>> {
     let mut rules = vec![
-        Rule::Revoked { mark: options.revoked_mark },
+        Rule::Revoked {
+            mark: options.revoked_mark,
+        },
         Rule::Established,
         Rule::RelatedIcmp(family),
     ];
     if family == Family::V6 {
         rules.extend(DISCOVERY.map(|icmp_type| Rule::Discovery { icmp_type }));
     }
-    rules.extend(DIRECTIONS.map(|direction| Rule::Gate { direction, set: SetId::isolated(family, direction) }));
+    rules.extend(DIRECTIONS.map(|direction| Rule::Gate {
+        direction,
+        set: SetId::isolated(family, direction),
+    }));
     rules
 }
 
 fn drop_rules(direction: Direction, options: &Options) -> Vec<Rule<SetId>> {
-    let log = options.log.clone().map(|options| Rule::Log { direction, options });
+    let log = options
+        .log
+        .clone()
+        .map(|options| Rule::Log { direction, options });
     log.into_iter().chain([Rule::Drop]).collect()
 }
 
 /// The isolated addresses of a family. An address that two pods claim is the one's that `resolve` gave it to.
-fn isolated(
-    policies: &NodePolicies,
-    family: Family,
-    direction: Direction,
-) -> BTreeMap<IpAddr, &Isolation> {
+fn isolated(policies: &NodePolicies, family: Family, direction: Direction) -> BTreeMap<IpAddr, &Isolation> {
     let mut isolated = BTreeMap::new();
     for pod in policies.pods.values() {
         let isolation = match direction {
@@ -85,7 +116,10 @@ fn isolated(
             Direction::Ingress => pod.ingress.as_deref(),
         };
         if let Some(isolation) = isolation {
-            let addresses = pod.addresses.iter().filter(|address| Family::of(**address) == family);
+            let addresses = pod
+                .addresses
+                .iter()
+                .filter(|address| Family::of(**address) == family);
             isolated.extend(addresses.map(|address| (*address, isolation)));
         }
     }

@@ -112,7 +112,11 @@ impl<S> Rule<S> {
     /// The set that the rule looks up.
     pub fn set(&self) -> Option<&S> {
         match self {
-            Self::Gate { set, .. } | Self::Allow { peers: Some(PeerMatch { set, .. }), .. } => Some(set),
+            Self::Gate { set, .. }
+            | Self::Allow {
+                peers: Some(PeerMatch { set, .. }),
+                ..
+            } => Some(set),
             _ => None,
         }
     }
@@ -131,7 +135,10 @@ impl<S> Rule<S> {
     /// The same rule with its set named by `name`.
     pub fn map<T>(&self, name: impl FnOnce(&S) -> T) -> Rule<T> {
         match self {
-            Self::Gate { direction, set } => Rule::Gate { direction: *direction, set: name(set) },
+            Self::Gate { direction, set } => Rule::Gate {
+                direction: *direction,
+                set: name(set),
+            },
             Self::Allow { ports, peers } => Rule::Allow {
                 ports: ports.clone(),
                 peers: peers.as_ref().map(|peers| PeerMatch {
@@ -143,13 +150,26 @@ impl<S> Rule<S> {
             Self::Revoked { mark } => Rule::Revoked { mark: *mark },
             Self::Established => Rule::Established,
             Self::RelatedIcmp(family) => Rule::RelatedIcmp(*family),
-            Self::Discovery { icmp_type } => Rule::Discovery { icmp_type: *icmp_type },
+            Self::Discovery { icmp_type } => Rule::Discovery {
+                icmp_type: *icmp_type,
+            },
             Self::Hairpin { address } => Rule::Hairpin { address: *address },
-            Self::Branch { direction, prefix, chain } => {
-                Rule::Branch { direction: *direction, prefix: *prefix, chain: chain.clone() }
-            }
-            Self::Deny { direction } => Rule::Deny { direction: *direction },
-            Self::Log { direction, options } => Rule::Log { direction: *direction, options: options.clone() },
+            Self::Branch {
+                direction,
+                prefix,
+                chain,
+            } => Rule::Branch {
+                direction: *direction,
+                prefix: *prefix,
+                chain: chain.clone(),
+            },
+            Self::Deny { direction } => Rule::Deny {
+                direction: *direction,
+            },
+            Self::Log { direction, options } => Rule::Log {
+                direction: *direction,
+                options: options.clone(),
+            },
             Self::Drop => Rule::Drop,
             Self::Reset => Rule::Reset,
             Self::Reject(family) => Rule::Reject(*family),
@@ -166,16 +186,37 @@ pub fn samples(family: Family) -> Vec<Rule<crate::names::SetName>> {
     };
     let id = "abcdefghijklmnopqrst";
     let wide = IpNet::new_assert(prefix.addr(), prefix.max_prefix_len() - 8).trunc();
-    let ports = |spans: &[(u16, u16)], protocol| Some(PortList { protocol, spans: spans.to_vec() });
+    let ports = |spans: &[(u16, u16)], protocol| {
+        Some(PortList {
+            protocol,
+            spans: spans.to_vec(),
+        })
+    };
     let mut rules = vec![
-        Rule::Revoked { mark: crate::options::DEFAULT_REVOKED_MARK },
+        Rule::Revoked {
+            mark: crate::options::DEFAULT_REVOKED_MARK,
+        },
         Rule::Established,
         Rule::RelatedIcmp(family),
-        Rule::Hairpin { address: prefix.addr() },
-        Rule::Allow { ports: None, peers: None },
-        Rule::Allow { ports: ports(&[(80, 80), (90, 99), (0, 65535)], Protocol::Tcp), peers: None },
-        Rule::Allow { ports: ports(&[(53, 53)], Protocol::Udp), peers: None },
-        Rule::Allow { ports: ports(&[(38412, 38412)], Protocol::Sctp), peers: None },
+        Rule::Hairpin {
+            address: prefix.addr(),
+        },
+        Rule::Allow {
+            ports: None,
+            peers: None,
+        },
+        Rule::Allow {
+            ports: ports(&[(80, 80), (90, 99), (0, 65535)], Protocol::Tcp),
+            peers: None,
+        },
+        Rule::Allow {
+            ports: ports(&[(53, 53)], Protocol::Udp),
+            peers: None,
+        },
+        Rule::Allow {
+            ports: ports(&[(38412, 38412)], Protocol::Sctp),
+            peers: None,
+        },
         Rule::Drop,
         Rule::Reset,
         Rule::Reject(family),
@@ -184,18 +225,50 @@ pub fn samples(family: Family) -> Vec<Rule<crate::names::SetName>> {
         rules.extend(DISCOVERY.map(|icmp_type| Rule::Discovery { icmp_type }));
     }
     for direction in [Direction::Egress, Direction::Ingress] {
-        let peers = |set: SetId, with_port| Some(PeerMatch { set: set.generation('a'), direction, with_port });
+        let peers = |set: SetId, with_port| {
+            Some(PeerMatch {
+                set: set.generation('a'),
+                direction,
+                with_port,
+            })
+        };
         let range = ports(&[(8000, 8999)], Protocol::Tcp);
         rules.extend([
-            Rule::Gate { direction, set: SetId::isolated(family, direction).generation('a') },
-            Rule::Branch { direction, prefix, chain: isolation_chain(id) },
-            Rule::Branch { direction, prefix: wide, chain: crate::names::branch_chain(direction, &wide) },
-            Rule::Allow { ports: None, peers: peers(SetId::node(family), false) },
-            Rule::Allow { ports: None, peers: peers(SetId::any_port(family, id), false) },
-            Rule::Allow { ports: None, peers: peers(SetId::ports(family, id), true) },
-            Rule::Allow { ports: range, peers: peers(SetId::group(family, id), false) },
+            Rule::Gate {
+                direction,
+                set: SetId::isolated(family, direction).generation('a'),
+            },
+            Rule::Branch {
+                direction,
+                prefix,
+                chain: isolation_chain(id),
+            },
+            Rule::Branch {
+                direction,
+                prefix: wide,
+                chain: crate::names::branch_chain(direction, &wide),
+            },
+            Rule::Allow {
+                ports: None,
+                peers: peers(SetId::node(family), false),
+            },
+            Rule::Allow {
+                ports: None,
+                peers: peers(SetId::any_port(family, id), false),
+            },
+            Rule::Allow {
+                ports: None,
+                peers: peers(SetId::ports(family, id), true),
+            },
+            Rule::Allow {
+                ports: range,
+                peers: peers(SetId::group(family, id), false),
+            },
             Rule::Deny { direction },
-            Rule::Log { direction, options: LogOptions::default() },
+            Rule::Log {
+                direction,
+                options: LogOptions::default(),
+            },
         ]);
     }
     rules

@@ -11,7 +11,10 @@ use crate::ruleset::Family;
 /// The rule that a line of one of our chains says, without its `-A CHAIN`. `None` is a rule that we never write.
 pub fn rule(text: &str) -> Option<Rule<SetName>> {
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
-    let rule = conversational(&words).or_else(|| dispatch(&words)).or_else(|| grant(&words)).or_else(|| end(&words))?;
+    let rule = conversational(&words)
+        .or_else(|| dispatch(&words))
+        .or_else(|| grant(&words))
+        .or_else(|| end(&words))?;
     // Whatever the patterns let pass, a rule is ours only if it is written exactly so.
     (rule.to_string() == text).then_some(rule)
 }
@@ -21,15 +24,39 @@ fn conversational(words: &[&str]) -> Option<Rule<SetName>> {
     match words {
         ["-m", "connmark", "--mark", mark, "-j", names::REVOKED] => {
             let (mark, _mask) = mark.split_once('/')?;
-            Some(Rule::Revoked { mark: u32::from_str_radix(mark.strip_prefix("0x")?, 16).ok()? })
+            Some(Rule::Revoked {
+                mark: u32::from_str_radix(mark.strip_prefix("0x")?, 16).ok()?,
+            })
         }
         ["-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "RETURN"] => Some(Rule::Established),
-        ["-p", icmp, "-m", "conntrack", "--ctstate", "RELATED", "-j", "RETURN"] => {
-            Some(Rule::RelatedIcmp(Family::ALL.into_iter().find(|family| family.icmp() == *icmp)?))
-        }
-        ["-p", "ipv6-icmp", "-m", "icmp6", "--icmpv6-type", icmp_type, "-m", "hl", "--hl-eq", "255", "-j", "RETURN"] => {
-            Some(Rule::Discovery { icmp_type: icmp_type.parse().ok()? })
-        }
+        [
+            "-p",
+            icmp,
+            "-m",
+            "conntrack",
+            "--ctstate",
+            "RELATED",
+            "-j",
+            "RETURN",
+        ] => Some(Rule::RelatedIcmp(
+            Family::ALL.into_iter().find(|family| family.icmp() == *icmp)?,
+        )),
+        [
+            "-p",
+            "ipv6-icmp",
+            "-m",
+            "icmp6",
+            "--icmpv6-type",
+            icmp_type,
+            "-m",
+            "hl",
+            "--hl-eq",
+            "255",
+            "-j",
+            "RETURN",
+        ] => Some(Rule::Discovery {
+            icmp_type: icmp_type.parse().ok()?,
+        }),
         _ => None,
     }
 }
@@ -38,14 +65,25 @@ fn conversational(words: &[&str]) -> Option<Rule<SetName>> {
 fn dispatch(words: &[&str]) -> Option<Rule<SetName>> {
     match words {
         ["-m", "set", "--match-set", set, side, "-j", _chain] if *_chain != "RETURN" => {
-            let direction = if *side == "src" { Direction::Egress } else { Direction::Ingress };
-            Some(Rule::Gate { direction, set: SetName::parse(set)? })
+            let direction = if *side == "src" {
+                Direction::Egress
+            } else {
+                Direction::Ingress
+            };
+            Some(Rule::Gate {
+                direction,
+                set: SetName::parse(set)?,
+            })
         }
-        ["-s", address, "-d", _, "-j", "RETURN"] => {
-            Some(Rule::Hairpin { address: address.parse::<IpNet>().ok()?.addr() })
-        }
+        ["-s", address, "-d", _, "-j", "RETURN"] => Some(Rule::Hairpin {
+            address: address.parse::<IpNet>().ok()?.addr(),
+        }),
         [side @ ("-s" | "-d"), prefix, "-g", chain] => Some(Rule::Branch {
-            direction: if *side == "-s" { Direction::Egress } else { Direction::Ingress },
+            direction: if *side == "-s" {
+                Direction::Egress
+            } else {
+                Direction::Ingress
+            },
             prefix: prefix.parse().ok()?,
             chain: (*chain).to_owned(),
         }),
@@ -85,26 +123,41 @@ fn end(words: &[&str]) -> Option<Rule<SetName>> {
         ["-j", chain] => both_directions()
             .find(|direction| names::drop_chain(*direction) == *chain)
             .map(|direction| Rule::Deny { direction }),
-        ["-m", "hashlimit", "--hashlimit-upto", rate, "--hashlimit-burst", burst, .., "--nflog-prefix", prefix, "--nflog-group", group] => {
-            Some(Rule::Log {
-                direction: both_directions()
-                    .find(|direction| super::text::log_prefix(*direction) == *prefix)?,
-                options: LogOptions {
-                    group: group.parse().ok()?,
-                    per_minute: rate.strip_suffix("/min")?.parse().ok()?,
-                    burst: burst.parse().ok()?,
-                },
-            })
-        }
+        [
+            "-m",
+            "hashlimit",
+            "--hashlimit-upto",
+            rate,
+            "--hashlimit-burst",
+            burst,
+            ..,
+            "--nflog-prefix",
+            prefix,
+            "--nflog-group",
+            group,
+        ] => Some(Rule::Log {
+            direction: both_directions().find(|direction| super::text::log_prefix(*direction) == *prefix)?,
+            options: LogOptions {
+                group: group.parse().ok()?,
+                per_minute: rate.strip_suffix("/min")?.parse().ok()?,
+                burst: burst.parse().ok()?,
+            },
+        }),
         _ => None,
     }
 }
 
 fn peer_match(set: &str, side: &str) -> Option<PeerMatch<SetName>> {
-    let (address, port) = side.split_once(',').map_or((side, None), |(address, port)| (address, Some(port)));
+    let (address, port) = side
+        .split_once(',')
+        .map_or((side, None), |(address, port)| (address, Some(port)));
     Some(PeerMatch {
         set: SetName::parse(set)?,
-        direction: if address == "src" { Direction::Ingress } else { Direction::Egress },
+        direction: if address == "src" {
+            Direction::Ingress
+        } else {
+            Direction::Egress
+        },
         with_port: port.is_some(),
     })
 }
@@ -132,7 +185,10 @@ mod tests {
 
     #[test]
     fn a_rule_of_every_kind_is_read_back_as_it_was_written() {
-        for rule in crate::rules::samples(Family::V4).into_iter().chain(crate::rules::samples(Family::V6)) {
+        for rule in crate::rules::samples(Family::V4)
+            .into_iter()
+            .chain(crate::rules::samples(Family::V6))
+        {
             let text = rule.to_string();
             assert_eq!(super::rule(&text), Some(rule), "{text}");
         }

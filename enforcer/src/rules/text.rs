@@ -17,14 +17,21 @@ impl<S: Display> Display for Rule<S> {
             Self::Established => f.write_str("-m conntrack --ctstate ESTABLISHED")?,
             Self::RelatedIcmp(family) => write!(f, "-p {} -m conntrack --ctstate RELATED", family.icmp())?,
             Self::Discovery { icmp_type } => {
-                write!(f, "-p ipv6-icmp -m icmp6 --icmpv6-type {icmp_type} -m hl --hl-eq 255")?;
+                write!(
+                    f,
+                    "-p ipv6-icmp -m icmp6 --icmpv6-type {icmp_type} -m hl --hl-eq 255"
+                )?;
             }
             Self::Gate { direction, set } => write!(f, "-m set --match-set {set} {}", pod_side(*direction))?,
             Self::Hairpin { address } => {
                 let net = IpNet::from(*address);
                 write!(f, "-s {net} -d {net}")?;
             }
-            Self::Branch { direction, prefix, chain } => {
+            Self::Branch {
+                direction,
+                prefix,
+                chain,
+            } => {
                 let option = if *direction == Direction::Egress { 's' } else { 'd' };
                 return write!(f, "-{option} {prefix} -g {chain}");
             }
@@ -40,17 +47,19 @@ impl<S: Display> Display for Rule<S> {
     }
 }
 
-fn allow<S: Display>(
-    ports: Option<&PortList>,
-    peers: Option<&PeerMatch<S>>,
-) -> Result<String, fmt::Error> {
+fn allow<S: Display>(ports: Option<&PortList>, peers: Option<&PeerMatch<S>>) -> Result<String, fmt::Error> {
     let mut text = String::new();
     if let Some(ports) = ports {
         write!(text, "-p {} ", protocol(ports.protocol))?;
     }
     if let Some(peers) = peers {
         let port = if peers.with_port { ",dst" } else { "" };
-        write!(text, "-m set --match-set {} {}{port} ", peers.set, peer_side(peers.direction))?;
+        write!(
+            text,
+            "-m set --match-set {} {}{port} ",
+            peers.set,
+            peer_side(peers.direction)
+        )?;
     }
     if let Some(ports) = ports {
         let spans: Vec<_> = ports.spans.iter().map(|span| span_text(*span)).collect();
@@ -61,7 +70,11 @@ fn allow<S: Display>(
 }
 
 fn log(f: &mut fmt::Formatter<'_>, direction: Direction, options: &LogOptions) -> fmt::Result {
-    let LogOptions { group, per_minute, burst } = options;
+    let LogOptions {
+        group,
+        per_minute,
+        burst,
+    } = options;
     write!(
         f,
         "-m hashlimit --hashlimit-upto {per_minute}/min --hashlimit-burst {burst} \
@@ -80,7 +93,11 @@ pub fn log_prefix(direction: Direction) -> &'static str {
 }
 
 fn span_text((first, last): (u16, u16)) -> String {
-    if first == last { first.to_string() } else { format!("{first}:{last}") }
+    if first == last {
+        first.to_string()
+    } else {
+        format!("{first}:{last}")
+    }
 }
 
 /// The side of a packet that is the pod.

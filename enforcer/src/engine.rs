@@ -1,0 +1,115 @@
+//! Keeps a kernel at what is wanted: remembers what it holds, writes the difference, and reads it back when in doubt.
+
+use crate::diff::diff;
+use crate::error::Result;
+use crate::kernel::Kernel;
+use crate::ruleset::Ruleset;
+use crate::state::{Phase, SetChange, State};
+
+/// How many audits pass between two that read sets in full.
+const FULL_AUDIT_EVERY: u32 = 30;
+
+/// Keeps a kernel at what is wanted.
+#[derive(Debug)]
+pub struct Engine<K> {
+    kernel: K,
+    /// What the kernel holds; `None` until it was read, and after anything went wrong.
+    held: Option<State>,
+    audits: u32,
+}
+
+/// What a sync did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Synced {
+    /// Runs of tools that wrote.
+    pub writes: usize,
+}
+
+impl<K: Kernel> Engine<K> {
+    /// An engine that knows nothing yet.
+    pub fn new(kernel: K) -> Self {
+        Self {
+            kernel,
+            held: None,
+            audits: 0,
+        }
+    }
+
+    /// Makes the kernel hold `wanted`, writing only what differs.
+    ///
+    /// # Errors
+    /// A tool failed. What the kernel holds is read back before the next attempt.
+    pub fn sync(&mut self, wanted: &Ruleset) -> Result<Synced> {
+        self.commit(wanted, true)
+    }
+
+    /// As [`Engine::sync`], but leaves sets that nothing here uses: another variant's rules still may.
+    ///
+    /// # Errors
+    /// As [`Engine::sync`].
+    pub fn sync_keeping_sets(&mut self, wanted: &Ruleset) -> Result<Synced> {
+        self.commit(wanted, false)
+    }
+
+    /// Looks at the kernel. Returns what somebody else has changed, in words; the next sync repairs it.
+    ///
+    /// # Errors
+    /// A tool failed.
+    pub fn audit(&mut self) -> Result<Vec<String>> {
+        let Some(held) = &self.held else {
+            return Ok(Vec::new());
+        };
+        self.audits += 1;
+        let differences = if self.audits.is_multiple_of(FULL_AUDIT_EVERY) {
+            held.differences(&self.kernel.read()?)
+        } else {
+            held.glance().differences(&self.kernel.glance()?)
+        };
+        if !differences.is_empty() {
+            self.held = None;
+        }
+        Ok(differences)
+    }
+
+    /// What the kernel holds, as far as is known.
+    pub fn held(&self) -> Option<&State> {
+        self.held.as_ref()
+    }
+
+    fn commit(&mut self, wanted: &Ruleset, destroy: bool) -> Result<Synced> {
+        let mut state = match self.held.take() {
+            Some(held) => held,
+            None => self.kernel.read()?,
+        };
+        let phases = diff(&state, wanted)?.phases;
+        let mut writes = 0;
+        for phase in phases.into_iter().filter_map(|phase| {
+            if destroy {
+                Some(phase)
+            } else {
+                without_destroy(phase)
+            }
+        }) {
+            self.kernel.write(&phase)?;
+            writes += 1;
+            if let Err(reason) = state.apply(&phase) {
+                // The kernel took what our own idea of it would not: the idea is wrong, so it is not kept.
+                tracing::warn!(%reason, "the kernel holds something else than was assumed, reading it back");
+                return Ok(Synced { writes });
+            }
+        }
+        self.held = Some(state);
+        Ok(Synced { writes })
+    }
+}
+
+fn without_destroy(phase: Phase) -> Option<Phase> {
+    let Phase::Sets(changes) = phase else {
+        return Some(phase);
+    };
+    let kept: Vec<_> = changes
+        .into_iter()
+        .filter(|change| !matches!(change, SetChange::Destroy(_)))
+        .collect();
+    (!kept.is_empty()).then_some(Phase::Sets(kept))
+}

@@ -1,0 +1,149 @@
+//! What the enforcer counts.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family as Labelled;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::ruleset::Family;
+
+/// The labels of a write.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Write {
+    tool: &'static str,
+    family: String,
+}
+
+/// Counts every run of a tool that writes to the kernel.
+#[derive(Debug, Clone, Default)]
+pub struct Writes(Labelled<Write, Counter>);
+
+impl Writes {
+    /// One run of the tool; `None` where it serves both families.
+    pub fn count(&self, tool: &'static str, family: Option<Family>) {
+        let family = family.map_or_else(|| "all".to_owned(), |family| family.to_string());
+        self.0.get_or_create(&Write { tool, family }).inc();
+    }
+
+    /// All runs so far.
+    pub fn total(&self) -> u64 {
+        let tools = [
+            ("ipset", None),
+            ("iptables", Some(Family::V4)),
+            ("iptables", Some(Family::V6)),
+        ];
+        let count = |(tool, family): (&'static str, Option<Family>)| {
+            let family = family.map_or_else(|| "all".to_owned(), |family| family.to_string());
+            self.0.get_or_create(&Write { tool, family }).get()
+        };
+        tools.into_iter().map(count).sum()
+    }
+}
+
+/// The label of an error.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorName {
+    error: &'static str,
+}
+
+/// Everything that the enforcer counts.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Runs of tools that write.
+    pub writes: Writes,
+    /// Times that the kernel was brought to what is wanted.
+    pub syncs: Counter,
+    /// How long one took, from the world to the kernel, in seconds.
+    pub duration: Histogram,
+    /// When the last one ended, in seconds since 1970.
+    pub last_sync: Gauge,
+    /// Times that something else had changed our rules or sets.
+    pub repairs: Counter,
+    errors: Labelled<ErrorName, Counter>,
+    /// Pods of the node that a policy isolates.
+    pub isolated_pods: Gauge,
+    /// Policies in the cluster.
+    pub policies: Gauge,
+    /// Sets in the kernel.
+    pub sets: Gauge,
+    /// Rules in the kernel.
+    pub rules: Gauge,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            writes: Writes::default(),
+            syncs: Counter::default(),
+            duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            last_sync: Gauge::default(),
+            repairs: Counter::default(),
+            errors: Labelled::default(),
+            isolated_pods: Gauge::default(),
+            policies: Gauge::default(),
+            sets: Gauge::default(),
+            rules: Gauge::default(),
+        }
+    }
+}
+
+impl Counters {
+    /// One error of this name.
+    pub fn error(&self, name: &'static str) {
+        self.errors.get_or_create(&ErrorName { error: name }).inc();
+    }
+
+    /// Makes the counters part of what /metrics shows.
+    pub fn register(&self, registry: &mut Registry) {
+        // Counters get their `_total` from the encoder.
+        registry.register(
+            "ringfence_kernel_writes",
+            "Runs of a tool that writes to the kernel",
+            self.writes.0.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_syncs",
+            "Times that the kernel was brought to what the policies say",
+            self.syncs.clone(),
+        );
+        registry.register_with_unit(
+            "ringfence_enforcer_sync_duration",
+            "Time from a changed cluster to the kernel holding it",
+            Unit::Seconds,
+            self.duration.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_last_sync_timestamp_seconds",
+            "When the kernel was last found to hold what the policies say, in seconds since 1970",
+            self.last_sync.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_repairs",
+            "Times that something else had changed our rules or sets",
+            self.repairs.clone(),
+        );
+        registry.register("ringfence_enforcer_errors", "Errors by name", self.errors.clone());
+        registry.register(
+            "ringfence_enforcer_isolated_pods",
+            "Pods of this node that a policy isolates",
+            self.isolated_pods.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_policies",
+            "NetworkPolicies in the cluster",
+            self.policies.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_sets",
+            "Sets that the kernel holds for us",
+            self.sets.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_rules",
+            "Rules that the kernel holds for us, both families",
+            self.rules.clone(),
+        );
+    }
+}

@@ -1,0 +1,8 @@
+//! The rules in a real kernel: text that survives a round trip, packets, repairs, clean-up. Needs root, iptables and
+//! ipset; everything happens in network namespaces that the tests make and remove.
+
+mod net;
+mod packets;
+mod repairs;
+mod roundtrip;
+mod world;

@@ -1,0 +1,196 @@
+//! Restarts, other people's hands, and clean-up.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
+
+use nix::fcntl::{Flock, FlockArg};
+use ringfence_enforcer::kernel::{Variant, VariantChoice, cleanup, detect};
+use ringfence_enforcer::metrics::Writes;
+use ringfence_enforcer::names;
+use ringfence_enforcer::ruleset::Ruleset;
+use ringfence_policy::Protocol;
+
+use super::net::Namespace;
+use super::world::{peers, policy, ports, rule, ruleset, world};
+
+fn wanted() -> Ruleset {
+    let web = rule(
+        vec![peers(&[2, 3])],
+        vec![ports(Protocol::Tcp, 80, 80), ports(Protocol::Tcp, 1000, 2000)],
+    );
+    ruleset(&world(
+        4,
+        vec![policy("web", &[0], Some(vec![web.clone()]), Some(vec![web]))],
+    ))
+}
+
+/// Somebody else's rules and sets, which must be there afterwards as they were.
+fn add_foreign_rules(namespace: &Namespace, variant: Variant) {
+    namespace.run(&["ipset", "create", "KUBE-SOMETHING", "hash:ip"]);
+    namespace.run(&["ipset", "add", "KUBE-SOMETHING", "192.0.2.1"]);
+    for tables in ["iptables", "ip6tables"] {
+        let iptables = format!("{tables}-{variant}");
+        namespace.run(&[&iptables, "-N", "KUBE-FORWARD"]);
+        namespace.run(&[
+            &iptables,
+            "-A",
+            "KUBE-FORWARD",
+            "-m",
+            "mark",
+            "--mark",
+            "0x4000/0x4000",
+            "-j",
+            "ACCEPT",
+        ]);
+        namespace.run(&[&iptables, "-A", "FORWARD", "-j", "KUBE-FORWARD"]);
+        namespace.run(&[&iptables, "-t", "nat", "-N", "KUBE-SERVICES"]);
+    }
+}
+
+#[test]
+fn a_restart_writes_nothing_and_reads_the_same() {
+    for variant in Variant::ALL {
+        let namespace = Namespace::new();
+        add_foreign_rules(&namespace, variant);
+        let (mut first, writes) = namespace.engine(variant);
+        first.sync(&wanted()).expect("the kernel takes the rules");
+        assert!(writes.total() > 0);
+        let (mut second, writes) = namespace.engine(variant);
+        second.sync(&wanted()).expect("the kernel holds the rules");
+        assert_eq!(writes.total(), 0, "{variant}");
+        assert_eq!(first.held(), second.held(), "{variant}");
+        assert_eq!(
+            second.audit().expect("the kernel can be read"),
+            Vec::<String>::new()
+        );
+    }
+}
+
+#[test]
+fn what_others_break_is_noticed_and_repaired() {
+    let first = "RINGF-4-ingress.a";
+    for variant in Variant::ALL {
+        let iptables = &format!("iptables-{variant}");
+        let damages: [&[&str]; 5] = [
+            &[iptables, "-F"],
+            &[iptables, "-I", "FORWARD", "-j", "ACCEPT"],
+            &[iptables, "-I", names::FORWARD, "-j", "ACCEPT"],
+            &[
+                iptables,
+                "-D",
+                "FORWARD",
+                "-m",
+                "comment",
+                "--comment",
+                "ringfence",
+                "-j",
+                names::FORWARD,
+            ],
+            &["ipset", "flush", first],
+        ];
+        for damage in damages {
+            let namespace = Namespace::new();
+            let (mut engine, _) = namespace.engine(variant);
+            engine.sync(&wanted()).expect("the kernel takes the rules");
+            let good = engine.held().cloned();
+            namespace.run(damage);
+            let found = engine.audit().expect("the kernel can be read");
+            assert!(!found.is_empty(), "{variant}: {damage:?} was not noticed");
+            engine.sync(&wanted()).expect("the kernel takes the repair");
+            let (mut fresh, writes) = namespace.engine(variant);
+            fresh.sync(&wanted()).expect("the kernel holds the rules");
+            assert_eq!(writes.total(), 0, "{variant}: {damage:?} was not repaired");
+            assert_eq!(fresh.held(), good.as_ref(), "{variant}: {damage:?}");
+        }
+    }
+}
+
+#[test]
+fn cleanup_leaves_everything_as_it_was_and_can_be_repeated() {
+    for variant in Variant::ALL {
+        let namespace = Namespace::new();
+        add_foreign_rules(&namespace, variant);
+        namespace.run(&[&format!("iptables-{variant}"), "-A", "INPUT", "-j", "ACCEPT"]);
+        let before = namespace.saved();
+        let (mut engine, _) = namespace.engine(variant);
+        engine.sync(&wanted()).expect("the kernel takes the rules");
+        assert_ne!(namespace.saved(), before);
+        let writes = Writes::default();
+        let removed = cleanup(&namespace.tools(&writes)).expect("everything can be removed");
+        assert!(!removed.is_empty());
+        assert_eq!(namespace.saved(), before, "{variant}");
+        let once = writes.total();
+        assert_eq!(
+            cleanup(&namespace.tools(&writes)).expect("nothing is left"),
+            Vec::<String>::new()
+        );
+        assert_eq!(writes.total(), once, "nothing to remove, nothing written");
+    }
+}
+
+#[test]
+fn rules_of_the_other_variant_are_removed_by_cleanup_too() {
+    let namespace = Namespace::new();
+    for variant in Variant::ALL {
+        namespace
+            .engine(variant)
+            .0
+            .sync_keeping_sets(&wanted())
+            .expect("the kernel takes the rules");
+    }
+    cleanup(&namespace.tools(&Writes::default())).expect("everything can be removed");
+    assert!(!namespace.saved().contains(names::PREFIX));
+}
+
+#[test]
+fn a_set_that_a_hand_made_rule_uses_is_named_by_cleanup() {
+    let namespace = Namespace::new();
+    let (mut engine, _) = namespace.engine(Variant::Nft);
+    engine.sync(&wanted()).expect("the kernel takes the rules");
+    namespace.run(&[
+        "iptables-nft",
+        "-A",
+        "INPUT",
+        "-m",
+        "set",
+        "--match-set",
+        "RINGF-4-node.a",
+        "src",
+        "-j",
+        "ACCEPT",
+    ]);
+    let error = cleanup(&namespace.tools(&Writes::default())).expect_err("the set is in use");
+    assert!(error.to_string().contains("RINGF-4-node.a"), "{error}");
+}
+
+#[test]
+fn the_variant_with_kubernetes_chains_is_found() {
+    for variant in Variant::ALL {
+        let namespace = Namespace::new();
+        add_foreign_rules(&namespace, variant);
+        let found =
+            detect(&namespace.tools(&Writes::default()), VariantChoice::Auto).expect("the tools are there");
+        assert_eq!(found, variant);
+    }
+}
+
+#[test]
+fn a_lock_that_somebody_holds_is_waited_for_and_reported() {
+    let namespace = Namespace::new();
+    let file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(namespace.lock_file())
+        .expect("a file");
+    let held = Flock::lock(file, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .expect("nobody else locks it");
+    assert!(held.as_fd().try_clone_to_owned().is_ok());
+    let (mut engine, _) = namespace.engine(Variant::Legacy);
+    let error = engine.sync(&wanted()).expect_err("the lock is held");
+    assert_eq!(error.name(), "LockHeld", "{error}");
+    held.unlock()
+        .map_err(|(_, error)| error)
+        .expect("it can be unlocked");
+    engine.sync(&wanted()).expect("the lock is free");
+}
