@@ -44,7 +44,7 @@ pub struct ServiceAccessSpec {
 
     /// Who may call: at least one peer. Where a client's own namespace denies egress and consents (its
     /// ZeroTrustNamespace's acceptEgressFrom), egress to this Service is opened there too.
-    #[schemars(length(min = 1, max = 200))]
+    #[schemars(length(min = 1, max = 500))]
     pub clients: Vec<Peer>,
 }
 
