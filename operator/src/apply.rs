@@ -62,7 +62,12 @@ impl Applier {
         metrics: OperatorMetrics,
         expectations: Arc<Mutex<Expectations>>,
     ) -> Self {
-        Self { client, fence, metrics, expectations }
+        Self {
+            client,
+            fence,
+            metrics,
+            expectations,
+        }
     }
 
     /// Takes the steps in their order.
@@ -73,10 +78,10 @@ impl Applier {
             let (target, cause) = (target(&step), cause(&step).clone());
             match self.take(&api, step, &outcome).await {
                 Ok(answer) => self.took(&target, &cause, answer, &mut outcome),
-                Err(error) => {
-                    outcome.failure = Some((target, error));
-                    break;
-                }
+                Err(error) => outcome.failure = Some((target, error)),
+            }
+            if outcome.failure.is_some() {
+                break;
             }
         }
         outcome
@@ -87,26 +92,46 @@ impl Applier {
         if !self.fence.is_open() {
             return Err(Error::NotLeading { what });
         }
-        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let params = PostParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PostParams::default()
+        };
         match step {
             Step::Create { policy, .. } => {
-                let answer = api.create(&params, &policy).await.map_err(|error| Error::api(&what, &error))?;
+                let answer = api
+                    .create(&params, &policy)
+                    .await
+                    .map_err(|error| Error::api(&what, &error))?;
                 Ok(Answer::written(Verb::Create, answer, &policy))
             }
-            Step::Replace { mut policy, version, .. } => {
+            Step::Replace {
+                mut policy, version, ..
+            } => {
                 let (uid, resource_version) = identity(&version, &key(policy.as_ref()), sofar, &what)?;
                 policy.metadata.uid = Some(uid);
                 policy.metadata.resource_version = Some(resource_version);
                 let name = policy.name_any();
-                let answer = api.replace(&name, &params, &policy).await.map_err(|error| Error::api(&what, &error))?;
+                let answer = api
+                    .replace(&name, &params, &policy)
+                    .await
+                    .map_err(|error| Error::api(&what, &error))?;
                 Ok(Answer::written(Verb::Replace, answer, &policy))
             }
             Step::Delete { key, version, .. } => {
                 let (uid, _) = identity(&version, &key, sofar, &what)?;
-                let preconditions = Some(Preconditions { uid: Some(uid.clone()), resource_version: None });
-                let params = DeleteParams { preconditions, ..DeleteParams::background() };
+                let preconditions = Some(Preconditions {
+                    uid: Some(uid.clone()),
+                    resource_version: None,
+                });
+                let params = DeleteParams {
+                    preconditions,
+                    ..DeleteParams::background()
+                };
                 match api.delete(&key.name, &params).await {
-                    Ok(_) => Ok(Answer::Deleted { uid, verb: Some(Verb::Delete) }),
+                    Ok(_) => Ok(Answer::Deleted {
+                        uid,
+                        verb: Some(Verb::Delete),
+                    }),
                     Err(error) if Refusal::of(&error) == Refusal::NotFound => {
                         Ok(Answer::Deleted { uid, verb: None })
                     }
@@ -127,7 +152,11 @@ impl Applier {
                 outcome.answers.insert(target.name.clone(), None);
                 Expected::Deleted { uid }
             }
-            Answer::Written { verb, policy, altered } => {
+            Answer::Written {
+                verb,
+                policy,
+                altered,
+            } => {
                 self.metrics.wrote(KIND, verb);
                 tracing::info!(policy = %target, ?cause, ?verb, "written");
                 self.note_repair(cause, &policy, outcome);
@@ -151,7 +180,10 @@ impl Applier {
             _ => return,
         };
         self.metrics.repaired(field.unwrap_or("deleted"));
-        outcome.repairs.push(Repair { policy: policy.clone(), field });
+        outcome.repairs.push(Repair {
+            policy: policy.clone(),
+            field,
+        });
     }
 }
 
@@ -176,7 +208,11 @@ impl Answer {
             crate::ownership::Difference::Edited { field } => field,
             crate::ownership::Difference::Outdated => "metadata.annotations",
         });
-        Self::Written { verb, policy: Box::new(answer), altered }
+        Self::Written {
+            verb,
+            policy: Box::new(answer),
+            altered,
+        }
     }
 }
 
@@ -188,11 +224,17 @@ fn identity(
     what: &str,
 ) -> Result<(String, String), Error> {
     match version {
-        Version::Seen { uid, resource_version } => Ok((uid.clone(), resource_version.clone())),
+        Version::Seen {
+            uid,
+            resource_version,
+        } => Ok((uid.clone(), resource_version.clone())),
         Version::WrittenBefore => {
             let answer = sofar.answers.get(&target.name).and_then(Option::as_ref);
             let identity = answer.and_then(|policy| Some((policy.uid()?, policy.resource_version()?)));
-            identity.ok_or_else(|| Error::Incomplete { what: what.to_owned(), field: "metadata.uid" })
+            identity.ok_or_else(|| Error::Incomplete {
+                what: what.to_owned(),
+                field: "metadata.uid",
+            })
         }
     }
 }

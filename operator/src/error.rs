@@ -26,7 +26,9 @@ pub enum Error {
         what: String,
     },
     /// What came back from a write is not what was sent.
-    #[error("{what}: the API server stored something else ({field} differs): exempt it from the mutating webhook or policy that changed it")]
+    #[error(
+        "{what}: the API server stored something else ({field} differs): exempt it from the mutating webhook or policy that changed it"
+    )]
     Altered {
         /// The object.
         what: String,
@@ -59,6 +61,12 @@ pub enum Error {
     /// A part of the program ended that never should.
     #[error("{0} ended unexpectedly: this is a bug")]
     Ended(&'static str),
+    /// The work on one object panicked. Others go on.
+    #[error("{what} panicked: this is a bug")]
+    Panicked {
+        /// What was worked on.
+        what: String,
+    },
     /// Another operator is at work.
     #[error("{0}")]
     Busy(String),
@@ -118,7 +126,11 @@ impl Refusal {
 impl Error {
     /// A failed request, with what was tried, such as "create NetworkPolicy shop/api".
     pub fn api(what: impl Into<String>, error: &kube::Error) -> Self {
-        Self::Api { what: what.into(), refusal: Refusal::of(error), message: message(error) }
+        Self::Api {
+            what: what.into(),
+            refusal: Refusal::of(error),
+            message: message(error),
+        }
     }
 
     /// The case's stable name.
@@ -134,13 +146,20 @@ impl Error {
             Self::Leader(_) => "Leader",
             Self::Signals(_) => "Signals",
             Self::Ended(_) => "Ended",
+            Self::Panicked { .. } => "Panicked",
             Self::Busy(_) => "Busy",
         }
     }
 
     /// Whether the object changed under our hands, which a second look settles and nobody needs to be told of.
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Api { refusal: Refusal::Conflict | Refusal::NotFound, .. })
+        matches!(
+            self,
+            Self::Api {
+                refusal: Refusal::Conflict | Refusal::NotFound,
+                ..
+            }
+        )
     }
 }
 
@@ -178,13 +197,23 @@ mod tests {
     use kube::core::Status;
 
     fn answer(code: u16, message: &str) -> kube::Error {
-        kube::Error::Api(Box::new(Status { code, message: message.to_owned(), ..Status::default() }))
+        kube::Error::Api(Box::new(Status {
+            code,
+            message: message.to_owned(),
+            ..Status::default()
+        }))
     }
 
     #[test]
     fn only_the_servers_message_is_passed_on() {
-        let error = Error::api("create NetworkPolicy shop/api", &answer(403, "exceeded quota: policies"));
-        assert_eq!(error.to_string(), "create NetworkPolicy shop/api: exceeded quota: policies");
+        let error = Error::api(
+            "create NetworkPolicy shop/api",
+            &answer(403, "exceeded quota: policies"),
+        );
+        assert_eq!(
+            error.to_string(),
+            "create NetworkPolicy shop/api: exceeded quota: policies"
+        );
         assert_eq!(error.name(), "Forbidden");
     }
 

@@ -40,7 +40,10 @@ pub struct Rate {
 
 impl Default for Rate {
     fn default() -> Self {
-        Self { burst: 10, interval: Duration::from_secs(30) }
+        Self {
+            burst: 10,
+            interval: Duration::from_secs(30),
+        }
     }
 }
 
@@ -55,9 +58,16 @@ pub struct Events {
 impl Events {
     /// Events reported by `instance`, a replica of the operator.
     pub fn new(client: Client, instance: String, metrics: OperatorMetrics) -> Self {
-        let reporter = Reporter { controller: "ringfence-operator".to_owned(), instance: Some(instance) };
+        let reporter = Reporter {
+            controller: "ringfence-operator".to_owned(),
+            instance: Some(instance),
+        };
         let limits = Arc::new(Mutex::new(Limits::new(Rate::default())));
-        Self { recorder: Recorder::new(client, reporter), limits, metrics }
+        Self {
+            recorder: Recorder::new(client, reporter),
+            limits,
+            metrics,
+        }
     }
 
     /// Sends an Event about `object`, unless there were too many of its kind. A failure is no reason to stop what it
@@ -65,14 +75,21 @@ impl Events {
     pub async fn send<K: Resource<DynamicType = ()>>(&self, object: &K, notice: Notice) {
         let regarding = object.object_ref(&());
         let uid = regarding.uid.clone().unwrap_or_default();
-        let permitted =
-            self.limits.lock().unwrap_or_else(PoisonError::into_inner).permit(&uid, notice.reason, Instant::now());
+        let permitted = self.limits.lock().unwrap_or_else(PoisonError::into_inner).permit(
+            &uid,
+            notice.reason,
+            Instant::now(),
+        );
         if !permitted {
             self.metrics.event_dropped();
             return;
         }
         let event = Event {
-            type_: if notice.warning { EventType::Warning } else { EventType::Normal },
+            type_: if notice.warning {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            },
             reason: notice.reason.to_owned(),
             note: Some(shortened(notice.note)),
             action: notice.action.to_owned(),
@@ -89,7 +106,10 @@ impl Events {
 fn shortened(mut note: String) -> String {
     const LONGEST: usize = 1000;
     if note.len() > LONGEST {
-        let end = (0..=LONGEST).rev().find(|end| note.is_char_boundary(*end)).unwrap_or_default();
+        let end = (0..=LONGEST)
+            .rev()
+            .find(|end| note.is_char_boundary(*end))
+            .unwrap_or_default();
         note.truncate(end);
         note.push('…');
     }
@@ -113,17 +133,21 @@ struct Bucket {
 
 impl Limits {
     fn new(rate: Rate) -> Self {
-        Self { rate, buckets: HashMap::new() }
+        Self {
+            rate,
+            buckets: HashMap::new(),
+        }
     }
 
     fn permit(&mut self, uid: &str, reason: &'static str, now: Instant) -> bool {
         let rate = self.rate;
         // A bucket that is full again is as good as none.
-        self.buckets.retain(|_, bucket| bucket.refill(rate, now) < rate.burst);
-        let bucket = self
-            .buckets
-            .entry((uid.to_owned(), reason))
-            .or_insert(Bucket { left: rate.burst, filled: now });
+        self.buckets
+            .retain(|_, bucket| bucket.refill(rate, now) < rate.burst);
+        let bucket = self.buckets.entry((uid.to_owned(), reason)).or_insert(Bucket {
+            left: rate.burst,
+            filled: now,
+        });
         match bucket.left.checked_sub(1) {
             Some(left) => {
                 bucket.left = left;
@@ -155,10 +179,16 @@ mod tests {
 
     #[test]
     fn a_burst_passes_and_then_one_per_interval() {
-        let mut limits = Limits::new(Rate { burst: 3, interval: MINUTE });
+        let mut limits = Limits::new(Rate {
+            burst: 3,
+            interval: MINUTE,
+        });
         let start = Instant::now();
-        let mut permits =
-            |after: Duration, tries: usize| (0..tries).filter(|_| limits.permit("a", "Repaired", start + after)).count();
+        let mut permits = |after: Duration, tries: usize| {
+            (0..tries)
+                .filter(|_| limits.permit("a", "Repaired", start + after))
+                .count()
+        };
         assert_eq!(permits(Duration::ZERO, 10), 3);
         assert_eq!(permits(MINUTE / 2, 10), 0);
         assert_eq!(permits(MINUTE, 10), 1);
@@ -167,7 +197,10 @@ mod tests {
 
     #[test]
     fn objects_and_reasons_are_limited_apart_and_forgotten_when_quiet() {
-        let mut limits = Limits::new(Rate { burst: 1, interval: MINUTE });
+        let mut limits = Limits::new(Rate {
+            burst: 1,
+            interval: MINUTE,
+        });
         let start = Instant::now();
         assert!(limits.permit("a", "Repaired", start));
         assert!(limits.permit("a", "NameConflict", start));

@@ -6,6 +6,7 @@
 //! that somebody undid before the cache saw it never shows: after a while the API server itself is asked.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::time::Duration;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -59,7 +60,10 @@ impl Expectations {
         let entry = self
             .namespaces
             .entry(namespace.to_owned())
-            .or_insert_with(|| Namespace { since: now, policies: BTreeMap::new() });
+            .or_insert_with(|| Namespace {
+                since: now,
+                policies: BTreeMap::new(),
+            });
         entry.since = now;
         entry.policies.insert(name.to_owned(), expected);
     }
@@ -74,8 +78,11 @@ impl Expectations {
         let Some(entry) = self.namespaces.get_mut(namespace) else {
             return Freshness::Fresh;
         };
-        let cached: HashMap<String, &NetworkPolicy> = cached.map(|policy| (policy.name_any(), policy)).collect();
-        entry.policies.retain(|name, expected| !expected.shows_in(cached.get(name).copied()));
+        let cached: HashMap<String, &NetworkPolicy> =
+            cached.map(|policy| (policy.name_any(), policy)).collect();
+        entry
+            .policies
+            .retain(|name, expected| !expected.shows_in(cached.get(name).copied()));
         if entry.policies.is_empty() {
             self.namespaces.remove(namespace);
             Freshness::Fresh
@@ -100,6 +107,39 @@ impl Expected {
             }
             Self::Deleted { uid } => cached.is_none_or(|policy| policy.uid().as_ref() != Some(uid)),
         }
+    }
+}
+
+/// The newest version of statuses we wrote, by object.
+#[derive(Debug)]
+pub struct Versions<K> {
+    written: HashMap<K, (String, Instant)>,
+}
+
+impl<K> Default for Versions<K> {
+    fn default() -> Self {
+        Self {
+            written: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Eq + Hash> Versions<K> {
+    /// Notes the version a write was answered with.
+    pub fn wrote(&mut self, key: K, version: String, now: Instant) {
+        self.written.insert(key, (version, now));
+    }
+
+    /// Whether the cache, which holds `cached`, shows what was written last, or has had the time to.
+    pub fn is_fresh(&mut self, key: &K, cached: Option<&str>, now: Instant) -> bool {
+        let Some((version, since)) = self.written.get(key) else {
+            return true;
+        };
+        let fresh = reached(cached, version) || now.duration_since(*since) >= PATIENCE;
+        if fresh {
+            self.written.remove(key);
+        }
+        fresh
     }
 }
 
@@ -132,11 +172,28 @@ mod tests {
     #[test]
     fn a_written_policy_shows_at_its_version_or_a_later_one() {
         let (mut expectations, now) = (Expectations::default(), Instant::now());
-        expectations.expect("shop", "a", Expected::Written { resource_version: "100".to_owned() }, now);
+        expectations.expect(
+            "shop",
+            "a",
+            Expected::Written {
+                resource_version: "100".to_owned(),
+            },
+            now,
+        );
         assert_eq!(check(&mut expectations, &[], now), Freshness::Behind);
-        assert_eq!(check(&mut expectations, &[policy("a", "u", "99")], now), Freshness::Behind);
-        assert_eq!(check(&mut expectations, &[policy("a", "u", "1000")], now), Freshness::Fresh);
-        assert_eq!(check(&mut expectations, &[], now), Freshness::Fresh, "it has shown and is owed no longer");
+        assert_eq!(
+            check(&mut expectations, &[policy("a", "u", "99")], now),
+            Freshness::Behind
+        );
+        assert_eq!(
+            check(&mut expectations, &[policy("a", "u", "1000")], now),
+            Freshness::Fresh
+        );
+        assert_eq!(
+            check(&mut expectations, &[], now),
+            Freshness::Fresh,
+            "it has shown and is owed no longer"
+        );
     }
 
     #[test]
@@ -147,19 +204,46 @@ mod tests {
             expectations.expect("shop", "a", Expected::Deleted { uid: "u".to_owned() }, now);
             expectations
         };
-        assert_eq!(check(&mut deleted(), &[policy("a", "u", "1")], now), Freshness::Behind);
-        assert_eq!(check(&mut deleted(), &[policy("a", "v", "2")], now), Freshness::Fresh);
+        assert_eq!(
+            check(&mut deleted(), &[policy("a", "u", "1")], now),
+            Freshness::Behind
+        );
+        assert_eq!(
+            check(&mut deleted(), &[policy("a", "v", "2")], now),
+            Freshness::Fresh
+        );
         assert_eq!(check(&mut deleted(), &[], now), Freshness::Fresh);
     }
 
     #[test]
     fn what_never_shows_raises_doubt_after_a_while_in_its_own_namespace_only() {
         let (mut expectations, now) = (Expectations::default(), Instant::now());
-        expectations.expect("shop", "a", Expected::Written { resource_version: "7".to_owned() }, now);
+        expectations.expect(
+            "shop",
+            "a",
+            Expected::Written {
+                resource_version: "7".to_owned(),
+            },
+            now,
+        );
         assert_eq!(check(&mut expectations, &[], now + PATIENCE), Freshness::Doubtful);
-        assert_eq!(expectations.check("other", std::iter::empty(), now + PATIENCE), Freshness::Fresh);
+        assert_eq!(
+            expectations.check("other", std::iter::empty(), now + PATIENCE),
+            Freshness::Fresh
+        );
         expectations.forget("shop");
         assert_eq!(check(&mut expectations, &[], now + PATIENCE), Freshness::Fresh);
+    }
+
+    #[test]
+    fn a_status_is_stale_until_our_own_write_shows() {
+        let (mut versions, now) = (Versions::default(), Instant::now());
+        versions.wrote("a", "8".to_owned(), now);
+        assert!(!versions.is_fresh(&"a", Some("7"), now));
+        assert!(versions.is_fresh(&"b", Some("1"), now));
+        assert!(versions.is_fresh(&"a", Some("9"), now));
+        versions.wrote("a", "12".to_owned(), now);
+        assert!(versions.is_fresh(&"a", Some("9"), now + PATIENCE));
     }
 
     #[test]

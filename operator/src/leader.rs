@@ -54,7 +54,9 @@ pub enum LeaderError {
         holder: String,
     },
     /// It could not be renewed in time.
-    #[error("the Lease {lease} could not be renewed for {for_seconds} s ({cause}): stopping before another replica starts")]
+    #[error(
+        "the Lease {lease} could not be renewed for {for_seconds} s ({cause}): stopping before another replica starts"
+    )]
     NotRenewed {
         /// Namespace and name.
         lease: String,
@@ -73,7 +75,9 @@ pub struct Fence {
 
 impl Fence {
     fn closed() -> Self {
-        Self { until: Arc::default() }
+        Self {
+            until: Arc::default(),
+        }
     }
 
     /// A fence that is open for `period`, for work that needs no election.
@@ -85,7 +89,10 @@ impl Fence {
 
     /// Whether writing is permitted at this moment.
     pub fn is_open(&self) -> bool {
-        self.until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| Instant::now() < until)
+        self.until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some_and(|until| Instant::now() < until)
     }
 
     fn set(&self, until: Option<Instant>) {
@@ -160,7 +167,9 @@ impl Election {
                     told = Some(holder);
                 }
                 Ok(Some(_)) => {}
-                Err(cause) => tracing::warn!(lease = %self.lease(), %cause, "the Lease can't be read or taken"),
+                Err(cause) => {
+                    tracing::warn!(lease = %self.lease(), %cause, "the Lease can't be read or taken");
+                }
             }
             tokio::select! {
                 () = shutdown.cancelled() => return false,
@@ -187,12 +196,19 @@ impl Election {
                 Ok(None) => (renewed, pause) = (started, self.timing.renew),
                 Ok(Some(holder)) => {
                     self.fence.set(None);
-                    return Err(LeaderError::Taken { lease: self.lease(), holder });
+                    return Err(LeaderError::Taken {
+                        lease: self.lease(),
+                        holder,
+                    });
                 }
                 Err(cause) if renewed.elapsed() >= self.timing.deadline => {
                     self.fence.set(None);
                     let for_seconds = renewed.elapsed().as_secs();
-                    return Err(LeaderError::NotRenewed { lease: self.lease(), for_seconds, cause });
+                    return Err(LeaderError::NotRenewed {
+                        lease: self.lease(),
+                        for_seconds,
+                        cause,
+                    });
                 }
                 Err(cause) => {
                     tracing::warn!(lease = %self.lease(), cause, "the Lease could not be renewed, trying again");
@@ -209,7 +225,9 @@ impl Election {
         let outcome = timeout(self.timing.retry, async {
             let lease = self.leases.get(&self.name).await?;
             if holder(&lease) == Some(&self.identity) {
-                self.leases.replace(&self.name, &PostParams::default(), &released(lease)).await?;
+                self.leases
+                    .replace(&self.name, &PostParams::default(), &released(lease))
+                    .await?;
             }
             Ok::<(), kube::Error>(())
         });
@@ -247,7 +265,11 @@ impl Election {
                 lease.metadata.name = Some(self.name.clone());
                 self.leases.create(&PostParams::default(), &lease).await
             }
-            Move::Write(lease) => self.leases.replace(&self.name, &PostParams::default(), &lease).await,
+            Move::Write(lease) => {
+                self.leases
+                    .replace(&self.name, &PostParams::default(), &lease)
+                    .await
+            }
         };
         match written {
             Ok(lease) => {
@@ -275,13 +297,21 @@ impl Election {
 }
 
 fn holder(lease: &Lease) -> Option<&String> {
-    lease.spec.as_ref()?.holder_identity.as_ref().filter(|holder| !holder.is_empty())
+    lease
+        .spec
+        .as_ref()?
+        .holder_identity
+        .as_ref()
+        .filter(|holder| !holder.is_empty())
 }
 
 /// Decides about a Lease that has been as it is for `age`.
 fn next_move(current: Option<Lease>, age: Duration, me: &str, duration: Duration) -> Move {
     let Some(mut lease) = current else {
-        return Move::Create(Box::new(Lease { spec: Some(held(None, me, duration)), ..Lease::default() }));
+        return Move::Create(Box::new(Lease {
+            spec: Some(held(None, me, duration)),
+            ..Lease::default()
+        }));
     };
     match holder(&lease) {
         Some(other) if other != me && age < lasts(&lease, duration) => Move::Wait(other.clone()),
@@ -295,7 +325,9 @@ fn next_move(current: Option<Lease>, age: Duration, me: &str, duration: Duration
 /// How long a Lease lasts, as its holder said.
 fn lasts(lease: &Lease, default: Duration) -> Duration {
     let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
-    seconds.and_then(|seconds| u64::try_from(seconds).ok()).map_or(default, Duration::from_secs)
+    seconds
+        .and_then(|seconds| u64::try_from(seconds).ok())
+        .map_or(default, Duration::from_secs)
 }
 
 fn held(before: Option<LeaseSpec>, me: &str, duration: Duration) -> LeaseSpec {
@@ -307,7 +339,11 @@ fn held(before: Option<LeaseSpec>, me: &str, duration: Duration) -> LeaseSpec {
         holder_identity: Some(me.to_owned()),
         lease_duration_seconds: i32::try_from(duration.as_secs().max(1)).ok(),
         acquire_time: if mine { before.acquire_time } else { now.clone() },
-        lease_transitions: Some(if mine { transitions } else { transitions.saturating_add(1) }),
+        lease_transitions: Some(if mine {
+            transitions
+        } else {
+            transitions.saturating_add(1)
+        }),
         renew_time: now,
         ..LeaseSpec::default()
     }
@@ -329,7 +365,10 @@ mod tests {
     const DURATION: Duration = Duration::from_secs(15);
 
     fn lease_of(holder: &str) -> Lease {
-        Lease { spec: Some(held(None, holder, DURATION)), ..Lease::default() }
+        Lease {
+            spec: Some(held(None, holder, DURATION)),
+            ..Lease::default()
+        }
     }
 
     fn decide(current: Option<Lease>, age: u64) -> Move {
@@ -347,13 +386,24 @@ mod tests {
     fn a_lease_that_is_missing_released_or_expired_is_taken() {
         assert!(matches!(decide(None, 0), Move::Create(_)));
         let spec = written(decide(Some(released(lease_of("other"))), 0));
-        assert_eq!((spec.holder_identity.as_deref(), spec.lease_transitions), (Some("me"), Some(2)));
-        assert_eq!(written(decide(Some(lease_of("other")), 15)).holder_identity.as_deref(), Some("me"));
+        assert_eq!(
+            (spec.holder_identity.as_deref(), spec.lease_transitions),
+            (Some("me"), Some(2))
+        );
+        assert_eq!(
+            written(decide(Some(lease_of("other")), 15))
+                .holder_identity
+                .as_deref(),
+            Some("me")
+        );
     }
 
     #[test]
     fn somebody_elses_live_lease_is_left_alone() {
-        assert_eq!(decide(Some(lease_of("other")), 14), Move::Wait("other".to_owned()));
+        assert_eq!(
+            decide(Some(lease_of("other")), 14),
+            Move::Wait("other".to_owned())
+        );
     }
 
     #[test]

@@ -21,3 +21,17 @@ pub mod ownership;
 pub mod status;
 pub mod transition;
 pub mod view;
+
+pub mod apply;
+pub mod args;
+pub mod controller;
+pub mod error;
+pub mod events;
+pub mod expectations;
+pub mod leader;
+pub mod metrics;
+pub mod queue;
+pub mod run;
+pub mod stores;
+pub mod triggers;
+pub mod uninstall;

@@ -51,12 +51,14 @@ impl Verb {
     }
 }
 
+/// Upper bounds in seconds: a look without a write takes milliseconds, a refused request up to its limit.
+const BUCKETS: [f64; 9] = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
+
 impl Default for OperatorMetrics {
     fn default() -> Self {
-        let buckets = [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0];
         Self {
             reconciles: Family::default(),
-            durations: Family::new_with_constructor(move || Histogram::new(buckets)),
+            durations: Family::new_with_constructor(|| Histogram::new(BUCKETS)),
             writes: Family::default(),
             repairs: Family::default(),
             watch_errors: Family::default(),
@@ -100,19 +102,33 @@ impl OperatorMetrics {
             "Events not sent, because there were too many of their kind or the API server refused them",
             self.events_dropped.clone(),
         );
-        registry.register("ringfence_operator_leader", "1 while this replica is the one that writes", self.leader.clone());
-        registry.register("ringfence_operator_queued", "Namespaces and ServiceAccesses waiting for a look", self.queued.clone());
+        registry.register(
+            "ringfence_operator_leader",
+            "1 while this replica is the one that writes",
+            self.leader.clone(),
+        );
+        registry.register(
+            "ringfence_operator_queued",
+            "Namespaces and ServiceAccesses waiting for a look",
+            self.queued.clone(),
+        );
     }
 
     /// A look was taken. `result` is `ok` or the error's stable name.
     pub fn reconciled(&self, controller: &'static str, result: &'static str, took: Duration) {
-        self.reconciles.get_or_create(&[("controller", controller), ("result", result)]).inc();
-        self.durations.get_or_create(&[("controller", controller)]).observe(took.as_secs_f64());
+        self.reconciles
+            .get_or_create(&[("controller", controller), ("result", result)])
+            .inc();
+        self.durations
+            .get_or_create(&[("controller", controller)])
+            .observe(took.as_secs_f64());
     }
 
     /// An object was written.
     pub fn wrote(&self, kind: &'static str, verb: Verb) {
-        self.writes.get_or_create(&[("kind", kind), ("verb", verb.name())]).inc();
+        self.writes
+            .get_or_create(&[("kind", kind), ("verb", verb.name())])
+            .inc();
     }
 
     /// A policy was put back. `field` is the one that was edited, or "deleted".

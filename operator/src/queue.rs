@@ -82,8 +82,17 @@ impl<K: Clone + Ord + Hash> Queue<K> {
     /// An empty queue.
     pub fn new(backoff: Backoff) -> Self {
         let (due, times) = (BTreeSet::new(), HashMap::new());
-        let state = State { due, times, running: HashSet::new(), failures: HashMap::new() };
-        Self { state: Mutex::new(state), changed: Notify::new(), backoff }
+        let state = State {
+            due,
+            times,
+            running: HashSet::new(),
+            failures: HashMap::new(),
+        };
+        Self {
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            backoff,
+        }
     }
 
     /// Adds a key, to be worked on after `delay` or when it was to be anyway, whichever comes first.
@@ -133,11 +142,17 @@ impl<K: Clone + Ord + Hash> Queue<K> {
             Done::Again(delay) => state.schedule(key.clone(), Instant::now() + delay),
             Done::Failed => {
                 let now = Instant::now();
-                let count = state.failures.get(key).map_or(1, |failures| failures.count.saturating_add(1));
+                let count = state
+                    .failures
+                    .get(key)
+                    .map_or(1, |failures| failures.count.saturating_add(1));
                 let pause = self.backoff.pause(count).mul_f64(0.8 + 0.4 * fastrand::f64());
                 let floor = now + pause.min(self.backoff.floor);
                 state.failures.insert(key.clone(), Failures { count, floor });
-                let earliest = state.times.get(key).map_or(now + pause, |time| (*time).clamp(floor, now + pause));
+                let earliest = state
+                    .times
+                    .get(key)
+                    .map_or(now + pause, |time| (*time).clamp(floor, now + pause));
                 state.postpone(key.clone(), earliest);
             }
         }
@@ -192,7 +207,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn queue() -> Queue<&'static str> {
-        Queue::new(Backoff { first: SECOND, longest: 8 * SECOND, floor: 2 * SECOND })
+        Queue::new(Backoff {
+            first: SECOND,
+            longest: 8 * SECOND,
+            floor: 2 * SECOND,
+        })
     }
 
     async fn next_within(queue: &Queue<&'static str>, limit: Duration) -> Option<&'static str> {
@@ -271,7 +290,11 @@ mod tests {
         queue.add("a", Duration::ZERO);
         let start = Instant::now();
         queue.next().await;
-        assert_eq!(start.elapsed().as_secs(), 2, "the floor, not the 8 s of the fourth failure and not zero");
+        assert_eq!(
+            start.elapsed().as_secs(),
+            2,
+            "the floor, not the 8 s of the fourth failure and not zero"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -282,7 +305,8 @@ mod tests {
         tokio::task::yield_now().await;
         queue.add("a", Duration::ZERO);
         queue.add("b", Duration::ZERO);
-        let mut keys = [timeout(SECOND, one).await, timeout(SECOND, two).await].map(|key| key.map(Result::ok));
+        let mut keys =
+            [timeout(SECOND, one).await, timeout(SECOND, two).await].map(|key| key.map(Result::ok));
         keys.sort_by_key(|key| format!("{key:?}"));
         assert_eq!(keys, [Ok(Some("a")), Ok(Some("b"))]);
     }

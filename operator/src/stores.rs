@@ -18,6 +18,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
 use serde::de::DeserializeOwned;
 
+use crate::error::Error;
 use crate::metrics::OperatorMetrics;
 use crate::triggers::{Change, Triggers};
 
@@ -101,18 +102,29 @@ impl Stores {
     /// # Errors
     ///
     /// When a cache's feed has ended.
-    pub async fn synced(&self, waiting: impl Fn(&str)) -> Result<(), crate::error::Error> {
+    pub async fn synced(&self, waiting: impl Fn(&str)) -> Result<(), Error> {
         for (kind, ready) in self.readiness() {
             waiting(kind);
-            ready.await.map_err(|_| crate::error::Error::Ended("a watch"))?;
+            ready.await.map_err(|_| Error::Ended("a watch"))?;
         }
         Ok(())
     }
 
-    fn readiness(&self) -> [(&'static str, BoxFuture<'_, Result<(), reflector::store::WriterDropped>>); 8] {
+    fn readiness(
+        &self,
+    ) -> [(
+        &'static str,
+        BoxFuture<'_, Result<(), reflector::store::WriterDropped>>,
+    ); 8] {
         [
-            ("CustomResourceDefinition", Box::pin(self.zero_trust_definition.wait_until_ready())),
-            ("CustomResourceDefinition", Box::pin(self.access_definition.wait_until_ready())),
+            (
+                "CustomResourceDefinition",
+                Box::pin(self.zero_trust_definition.wait_until_ready()),
+            ),
+            (
+                "CustomResourceDefinition",
+                Box::pin(self.access_definition.wait_until_ready()),
+            ),
             ("ZeroTrustNamespace", Box::pin(self.zero_trust.wait_until_ready())),
             ("ServiceAccess", Box::pin(self.accesses.wait_until_ready())),
             ("Namespace", Box::pin(self.namespaces.wait_until_ready())),
@@ -120,6 +132,17 @@ impl Stores {
             ("Service", Box::pin(self.services.wait_until_ready())),
             ("Pod", Box::pin(self.pods.wait_until_ready())),
         ]
+    }
+}
+
+#[cfg(test)]
+impl Feeds {
+    pub(crate) fn zero_trust_mut(&mut self) -> &mut Writer<ZeroTrustNamespace> {
+        &mut self.zero_trust
+    }
+
+    pub(crate) fn accesses_mut(&mut self) -> &mut Writer<ServiceAccess> {
+        &mut self.accesses
     }
 }
 
@@ -134,21 +157,40 @@ impl Feeds {
         client: Client,
         triggers: Arc<Triggers>,
         metrics: OperatorMetrics,
-    ) -> Result<(), crate::error::Error> {
+    ) -> Result<(), Error> {
         let sink = Sink { triggers, metrics };
         let all = watcher::Config::default;
         let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
-        let definitions = Api::<CustomResourceDefinition>::all(client.clone());
-        let watch_definition = |name| watcher::metadata_watcher(definitions.clone(), named(name));
-        let feeds: Vec<BoxFuture<'_, Result<(), crate::error::Error>>> = vec![
-            Box::pin(sink.feed(watch_definition(ZERO_TRUST_DEFINITION), self.zero_trust_definition, keep)),
+        let watch_definition = |name| watcher(Api::<Definition>::all(client.clone()), named(name));
+        let feeds: Vec<BoxFuture<'_, Result<(), Error>>> = vec![
+            Box::pin(sink.feed(
+                watch_definition(ZERO_TRUST_DEFINITION),
+                self.zero_trust_definition,
+                keep,
+            )),
             Box::pin(sink.feed(watch_definition(ACCESS_DEFINITION), self.access_definition, keep)),
-            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.zero_trust, forget_managers)),
-            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.accesses, forget_managers)),
-            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.namespaces, forget_managers)),
+            Box::pin(sink.feed(
+                watcher(Api::all(client.clone()), all()),
+                self.zero_trust,
+                forget_managers,
+            )),
+            Box::pin(sink.feed(
+                watcher(Api::all(client.clone()), all()),
+                self.accesses,
+                forget_managers,
+            )),
+            Box::pin(sink.feed(
+                watcher(Api::all(client.clone()), all()),
+                self.namespaces,
+                forget_managers,
+            )),
             // Ownership is judged by who manages a policy, so here the managers stay.
             Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.policies, keep)),
-            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.services, forget_managers)),
+            Box::pin(sink.feed(
+                watcher(Api::all(client.clone()), all()),
+                self.services,
+                forget_managers,
+            )),
             Box::pin(sink.feed(watcher(Api::all(client), all()), self.pods, trim_pod)),
         ];
         try_join_all(feeds).await.map(|_| ())
@@ -167,7 +209,7 @@ impl Sink {
         events: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
         mut writer: Writer<K>,
         trim: fn(&mut K),
-    ) -> Result<(), crate::error::Error>
+    ) -> Result<(), Error>
     where
         K: Lookup + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
         <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
@@ -190,7 +232,7 @@ impl Sink {
                 self.triggers.changed(&change);
             }
         }
-        Err(crate::error::Error::Ended("a watch"))
+        Err(Error::Ended("a watch"))
     }
 
     /// Enters an event into the cache. What it changes there, if that is known object by object.
@@ -214,7 +256,13 @@ impl Sink {
         };
         let old = store.get(&key);
         writer.apply_watcher_event(event);
-        Some(Versions { old, new: store.get(&key) }.into())
+        Some(
+            Versions {
+                old,
+                new: store.get(&key),
+            }
+            .into(),
+        )
     }
 }
 
@@ -251,13 +299,19 @@ fn forget_managers<K: Resource>(object: &mut K) {
 /// run.
 fn trim_pod(pod: &mut Pod) {
     let metadata = std::mem::take(&mut pod.metadata);
-    pod.metadata = ObjectMeta { managed_fields: None, annotations: None, ..metadata };
+    pod.metadata = ObjectMeta {
+        managed_fields: None,
+        annotations: None,
+        ..metadata
+    };
     pod.spec = pod.spec.take().map(|spec| PodSpec {
         node_name: spec.node_name,
         host_network: spec.host_network,
         service_account_name: spec.service_account_name,
         containers: spec.containers.into_iter().map(trim_container).collect(),
-        init_containers: spec.init_containers.map(|all| all.into_iter().map(trim_container).collect()),
+        init_containers: spec
+            .init_containers
+            .map(|all| all.into_iter().map(trim_container).collect()),
         ..PodSpec::default()
     });
     pod.status = pod.status.take().map(|status| PodStatus {
@@ -285,11 +339,12 @@ fn trim_container(container: Container) -> Container {
 pub fn list_policies(
     client: &Client,
     namespace: &str,
-) -> impl Future<Output = Result<Vec<NetworkPolicy>, crate::error::Error>> + use<> {
+) -> impl Future<Output = Result<Vec<NetworkPolicy>, Error>> + use<> {
     let api = Api::<NetworkPolicy>::namespaced(client.clone(), namespace);
     let what = format!("list NetworkPolicies of namespace {namespace}");
     async move {
         let list = api.list(&kube::api::ListParams::default()).await;
-        list.map(|list| list.items).map_err(|error| crate::error::Error::api(what, &error))
+        list.map(|list| list.items)
+            .map_err(|error| Error::api(what, &error))
     }
 }

@@ -79,7 +79,11 @@ pub struct Triggers {
 impl Triggers {
     /// Triggers that look into `stores` and fill `queue`.
     pub fn new(stores: Stores, queue: Arc<Queue<Key>>, dns_services: Vec<ObjectKey>) -> Self {
-        Self { stores, queue, dns_services }
+        Self {
+            stores,
+            queue,
+            dns_services,
+        }
     }
 
     /// A cache changed.
@@ -107,7 +111,9 @@ impl Triggers {
     }
 
     fn pod(&self, versions: &Versions<Pod>) {
-        let Some(namespace) = either(versions).and_then(ResourceExt::namespace) else { return };
+        let Some(namespace) = either(versions).and_then(ResourceExt::namespace) else {
+            return;
+        };
         self.namespace_if_covered(&namespace, LATER);
         for access in self.accesses_of(&namespace) {
             self.queue.add(Key::Access(key(access.as_ref())), LATER);
@@ -115,7 +121,9 @@ impl Triggers {
     }
 
     fn service(&self, versions: &Versions<Service>) {
-        let Some(service) = either(versions).map(key) else { return };
+        let Some(service) = either(versions).map(key) else {
+            return;
+        };
         let targeting = |access: &&Arc<ServiceAccess>| access.spec.target_ref.name == service.name;
         let accesses = self.accesses_of(&service.namespace);
         if self.dns_services.contains(&service) || accesses.iter().any(|access| targeting(&access)) {
@@ -124,20 +132,31 @@ impl Triggers {
     }
 
     fn policy(&self, versions: &Versions<NetworkPolicy>) {
-        let Some(namespace) = either(versions).and_then(ResourceExt::namespace) else { return };
-        let claimed = [&versions.old, &versions.new].into_iter().flatten().any(|policy| is_claimed(policy));
+        let Some(namespace) = either(versions).and_then(ResourceExt::namespace) else {
+            return;
+        };
+        let claimed = [&versions.old, &versions.new]
+            .into_iter()
+            .flatten()
+            .any(|policy| is_claimed(policy));
         if claimed {
             self.queue.add(Key::Namespace(namespace.clone()), NOW);
         } else {
             self.namespace_if_covered(&namespace, NOW);
         }
-        for origin in [&versions.old, &versions.new].into_iter().flatten().filter_map(|policy| access_of(policy)) {
+        for origin in [&versions.old, &versions.new]
+            .into_iter()
+            .flatten()
+            .filter_map(|policy| access_of(policy))
+        {
             self.queue.add(Key::Access(origin), SOON);
         }
     }
 
     fn zero_trust(&self, versions: &Versions<ZeroTrustNamespace>) {
-        let Some(namespace) = either(versions).and_then(ResourceExt::namespace) else { return };
+        let Some(namespace) = either(versions).and_then(ResourceExt::namespace) else {
+            return;
+        };
         self.queue.add(Key::Namespace(namespace), NOW);
         if spec_changed(versions) {
             self.everything(SOON);
@@ -145,7 +164,9 @@ impl Triggers {
     }
 
     fn access(&self, versions: &Versions<ServiceAccess>) {
-        let Some(access) = either(versions).map(key) else { return };
+        let Some(access) = either(versions).map(key) else {
+            return;
+        };
         self.queue.add(Key::Access(access.clone()), SOON);
         if spec_changed(versions) {
             self.namespace_if_covered(&access.namespace, NOW);
@@ -156,13 +177,20 @@ impl Triggers {
     }
 
     fn namespace_if_covered(&self, namespace: &str, delay: Duration) {
-        if self.stores.zero_trust.find(|resource| resource.namespace().as_deref() == Some(namespace)).is_some() {
+        if self
+            .stores
+            .zero_trust
+            .find(|resource| resource.namespace().as_deref() == Some(namespace))
+            .is_some()
+        {
             self.queue.add(Key::Namespace(namespace.to_owned()), delay);
         }
     }
 
     fn accesses_of(&self, namespace: &str) -> Vec<Arc<ServiceAccess>> {
-        self.stores.accesses.state_filter(|access| access.namespace().as_deref() == Some(namespace))
+        self.stores
+            .accesses
+            .state_filter(|access| access.namespace().as_deref() == Some(namespace))
     }
 
     /// Namespaces with a ZeroTrustNamespace, and those with policies that one may have left behind.
@@ -170,7 +198,9 @@ impl Triggers {
         let zero_trust = self.stores.zero_trust.state();
         let claimed = self.stores.policies.state_filter(is_claimed);
         let namespaces = zero_trust.iter().filter_map(|resource| resource.namespace());
-        namespaces.chain(claimed.iter().filter_map(|policy| policy.namespace())).collect()
+        namespaces
+            .chain(claimed.iter().filter_map(|policy| policy.namespace()))
+            .collect()
     }
 }
 
@@ -180,36 +210,56 @@ fn either<K>(versions: &Versions<K>) -> Option<&K> {
 
 /// Whether a policy says that it is generated. Anybody can write that, so it is reason for a look and for no more.
 pub fn is_claimed(policy: &NetworkPolicy) -> bool {
-    policy.labels().contains_key(ORIGIN_KIND_LABEL) || policy.labels().get(MANAGED_BY_LABEL).is_some_and(|by| by == crate::names::FIELD_MANAGER)
+    policy.labels().contains_key(ORIGIN_KIND_LABEL)
+        || policy
+            .labels()
+            .get(MANAGED_BY_LABEL)
+            .is_some_and(|by| by == crate::names::FIELD_MANAGER)
 }
 
 /// The ServiceAccess a policy says it comes from.
 fn access_of(policy: &NetworkPolicy) -> Option<ObjectKey> {
     let label = |name: &str| policy.labels().get(name).cloned();
     let kind = label(ORIGIN_KIND_LABEL)?;
-    (kind == OriginKind::ServiceAccess.as_str())
-        .then(|| Some(ObjectKey::new(label(ORIGIN_NAMESPACE_LABEL)?, label(ORIGIN_NAME_LABEL)?)))?
+    (kind == OriginKind::ServiceAccess.as_str()).then(|| {
+        Some(ObjectKey::new(
+            label(ORIGIN_NAMESPACE_LABEL)?,
+            label(ORIGIN_NAME_LABEL)?,
+        ))
+    })?
 }
 
 /// Whether more than a status changed.
 fn spec_changed<K: ResourceExt>(versions: &Versions<K>) -> bool {
     let facts = |object: &Arc<K>| {
         let meta = object.meta();
-        (meta.uid.clone(), meta.generation, meta.deletion_timestamp.is_some())
+        (
+            meta.uid.clone(),
+            meta.generation,
+            meta.deletion_timestamp.is_some(),
+        )
     };
     versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
 }
 
 fn namespace_matters(versions: &Versions<Namespace>) -> bool {
     let facts = |namespace: &Arc<Namespace>| {
-        (namespace.uid(), namespace.labels().clone(), namespace.metadata.deletion_timestamp.is_some())
+        (
+            namespace.uid(),
+            namespace.labels().clone(),
+            namespace.metadata.deletion_timestamp.is_some(),
+        )
     };
     versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
 }
 
 fn service_matters(versions: &Versions<Service>) -> bool {
     let facts = |service: &Arc<Service>| {
-        (service.uid(), service.spec.clone(), service.metadata.deletion_timestamp.is_some())
+        (
+            service.uid(),
+            service.spec.clone(),
+            service.metadata.deletion_timestamp.is_some(),
+        )
     };
     versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
 }
@@ -234,12 +284,22 @@ mod tests {
     fn triggers() -> (Triggers, Arc<Queue<Key>>) {
         let (stores, mut feeds) = stores();
         for namespace in ["shop", "bank"] {
-            let resource = json!({"metadata": {"name": "default", "namespace": namespace}, "spec": {"mode": "Enforce"}});
-            feeds.zero_trust_mut().apply_watcher_event(&Event::Apply(serde_json::from_value(resource).unwrap()));
+            let resource =
+                json!({"metadata": {"name": "default", "namespace": namespace}, "spec": {"mode": "Enforce"}});
+            feeds
+                .zero_trust_mut()
+                .apply_watcher_event(&Event::Apply(serde_json::from_value(resource).unwrap()));
         }
         feeds.accesses_mut().apply_watcher_event(&Event::Apply(access(1)));
         let queue = Arc::new(Queue::new(Backoff::default()));
-        (Triggers::new(stores, queue.clone(), vec![ObjectKey::new("kube-system", "kube-dns")]), queue)
+        (
+            Triggers::new(
+                stores,
+                queue.clone(),
+                vec![ObjectKey::new("kube-system", "kube-dns")],
+            ),
+            queue,
+        )
     }
 
     fn access(generation: i64) -> ServiceAccess {
@@ -273,11 +333,17 @@ mod tests {
         let (triggers, queue) = triggers();
         let service = |namespace: &str, name: &str| {
             let value = json!({"metadata": {"name": name, "namespace": namespace}, "spec": {}});
-            Change::Service(Versions { old: None, new: object(value) })
+            Change::Service(Versions {
+                old: None,
+                new: object(value),
+            })
         };
         let all = ["bank", "shop", "shop/api"];
         assert_eq!(queued(&triggers, &queue, service("shop", "api")).await, all);
-        assert_eq!(queued(&triggers, &queue, service("kube-system", "kube-dns")).await, all);
+        assert_eq!(
+            queued(&triggers, &queue, service("kube-system", "kube-dns")).await,
+            all
+        );
         assert!(queued(&triggers, &queue, service("shop", "db")).await.is_empty());
         assert!(queued(&triggers, &queue, service("bank", "api")).await.is_empty());
     }
@@ -287,8 +353,14 @@ mod tests {
         let (triggers, queue) = triggers();
         let versions = |old, new| Change::Access(Versions { old, new });
         let (one, two) = (Some(Arc::new(access(1))), Some(Arc::new(access(2))));
-        assert_eq!(queued(&triggers, &queue, versions(one.clone(), one.clone())).await, ["shop/api"]);
-        assert_eq!(queued(&triggers, &queue, versions(one, two)).await, ["bank", "shop", "shop/api"]);
+        assert_eq!(
+            queued(&triggers, &queue, versions(one.clone(), one.clone())).await,
+            ["shop/api"]
+        );
+        assert_eq!(
+            queued(&triggers, &queue, versions(one, two)).await,
+            ["bank", "shop", "shop/api"]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -296,38 +368,85 @@ mod tests {
         let (triggers, queue) = triggers();
         let policy = |namespace: &str, labels: serde_json::Value| {
             let value = json!({"metadata": {"name": "x", "namespace": namespace, "labels": labels}});
-            Change::Policy(Versions { old: object(value), new: None })
+            Change::Policy(Versions {
+                old: object(value),
+                new: None,
+            })
         };
         let labels = json!({ORIGIN_KIND_LABEL: "ServiceAccess", ORIGIN_NAMESPACE_LABEL: "shop", ORIGIN_NAME_LABEL: "api"});
-        assert_eq!(queued(&triggers, &queue, policy("bank", labels.clone())).await, ["bank", "shop/api"]);
-        assert_eq!(queued(&triggers, &queue, policy("free", labels)).await, ["free", "shop/api"]);
-        assert_eq!(queued(&triggers, &queue, policy("shop", json!({}))).await, ["shop"]);
-        assert!(queued(&triggers, &queue, policy("free", json!({}))).await.is_empty());
+        assert_eq!(
+            queued(&triggers, &queue, policy("bank", labels.clone())).await,
+            ["bank", "shop/api"]
+        );
+        assert_eq!(
+            queued(&triggers, &queue, policy("free", labels)).await,
+            ["free", "shop/api"]
+        );
+        assert_eq!(
+            queued(&triggers, &queue, policy("shop", json!({}))).await,
+            ["shop"]
+        );
+        assert!(
+            queued(&triggers, &queue, policy("free", json!({})))
+                .await
+                .is_empty()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_pod_matters_when_what_policies_see_of_it_changes() {
         let (triggers, queue) = triggers();
         let pod = |namespace: &str, phase: &str, message: &str| {
-            object::<Pod>(json!({"metadata": {"name": "p", "namespace": namespace}, "status": {"phase": phase, "message": message}}))
+            object::<Pod>(
+                json!({"metadata": {"name": "p", "namespace": namespace}, "status": {"phase": phase, "message": message}}),
+            )
         };
         let change = |old, new| Change::Pod(Versions { old, new });
         let (running, other) = (pod("shop", "Running", "a"), pod("shop", "Running", "b"));
-        assert!(queued(&triggers, &queue, change(running.clone(), other)).await.is_empty());
+        assert!(
+            queued(&triggers, &queue, change(running.clone(), other))
+                .await
+                .is_empty()
+        );
         let finished = pod("shop", "Succeeded", "a");
-        assert_eq!(queued(&triggers, &queue, change(running, finished)).await, ["shop", "shop/api"]);
-        assert!(queued(&triggers, &queue, change(None, pod("free", "Running", "a"))).await.is_empty());
+        assert_eq!(
+            queued(&triggers, &queue, change(running, finished)).await,
+            ["shop", "shop/api"]
+        );
+        assert!(
+            queued(&triggers, &queue, change(None, pod("free", "Running", "a")))
+                .await
+                .is_empty()
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_namespace_matters_to_all_when_its_labels_change() {
         let (triggers, queue) = triggers();
         let namespace = |team: &str, other: &str| {
-            object::<Namespace>(json!({"metadata": {"name": "n", "labels": {"team": team}, "annotations": {"other": other}}}))
+            object::<Namespace>(
+                json!({"metadata": {"name": "n", "labels": {"team": team}, "annotations": {"other": other}}}),
+            )
         };
         let change = |old, new| Change::Namespace(Versions { old, new });
-        assert!(queued(&triggers, &queue, change(namespace("a", "1"), namespace("a", "2"))).await.is_empty());
+        assert!(
+            queued(
+                &triggers,
+                &queue,
+                change(namespace("a", "1"), namespace("a", "2"))
+            )
+            .await
+            .is_empty()
+        );
         let all = ["bank", "shop", "shop/api"];
-        assert_eq!(queued(&triggers, &queue, change(namespace("a", "1"), namespace("b", "1"))).await, all);
+        assert_eq!(
+            queued(
+                &triggers,
+                &queue,
+                change(namespace("a", "1"), namespace("b", "1"))
+            )
+            .await,
+            all
+        );
     }
 }

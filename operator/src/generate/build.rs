@@ -185,8 +185,15 @@ pub(crate) fn canonical(selector: LabelSelector) -> LabelSelector {
 
 /// The references by which a ZeroTrustNamespace owns policies of its namespace, with the anchor that keeps them when it goes.
 /// Without the resource (it is gone already), the anchor alone.
-pub(crate) fn owned_by_zero_trust(view: &ClusterView, owner: Option<&ZeroTrustNamespace>) -> Vec<OwnerReference> {
-    owner.map(reference::<ZeroTrustNamespace>).into_iter().chain(view.anchor.clone()).collect()
+pub(crate) fn owned_by_zero_trust(
+    view: &ClusterView,
+    owner: Option<&ZeroTrustNamespace>,
+) -> Vec<OwnerReference> {
+    owner
+        .map(reference::<ZeroTrustNamespace>)
+        .into_iter()
+        .chain(view.anchor.clone())
+        .collect()
 }
 
 /// The reference by which a ServiceAccess owns policies of its namespace. There is no anchor: without them, less is open.

@@ -73,7 +73,9 @@ struct Author<'a> {
 impl<'a> Author<'a> {
     fn new(view: &'a ClusterView, resource: &'a ZeroTrustNamespace) -> Self {
         let namespace = resource.metadata.namespace.as_deref().unwrap_or_default();
-        Self { view, resource,
+        Self {
+            view,
+            resource,
             namespace,
             origin: Origin::from(resource),
         }

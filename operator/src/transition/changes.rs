@@ -82,7 +82,10 @@ impl Changes {
     fn compare(&mut self, ledger: &Ledger, found: Known, wanted: &NetworkPolicy) {
         if !ledger.is_ours(&found.object) {
             let origin = Origin::of_policy(wanted);
-            self.conflicts.extend(origin.map(|origin| Conflict { policy: key(wanted), origin }));
+            self.conflicts.extend(origin.map(|origin| Conflict {
+                policy: key(wanted),
+                origin,
+            }));
             self.constant.push(found);
             return;
         }

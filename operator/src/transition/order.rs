@@ -120,7 +120,10 @@ impl Stage<'_> {
         if self.view.terminating(self.namespace) {
             return Vec::new();
         }
-        let sides = self.sides.iter().filter(|(direction, _)| self.stage.contains(direction));
+        let sides = self
+            .sides
+            .iter()
+            .filter(|(direction, _)| self.stage.contains(direction));
         let wanted = sides.flat_map(|(direction, side)| {
             let raise = |selector| bridge::bridge(self.view, self.namespace, *direction, selector);
             side.bridges.iter().filter_map(raise)

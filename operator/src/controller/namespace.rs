@@ -1,0 +1,170 @@
+//! A namespace's turn: its generated policies, then its ZeroTrustNamespace's status.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+use ringfence_crd::ZeroTrustNamespace;
+use tokio::time::Instant;
+
+use super::{Controller, LAG, lock, snapshot};
+use crate::apply::{Outcome, Repair};
+use crate::error::Error;
+use crate::events::{Notice, REPAIRED};
+use crate::expectations::Freshness;
+use crate::generate::{Generated, generate};
+use crate::queue::Done;
+use crate::status::{NamespaceInput, WriteFailure, namespace_status};
+use crate::stores::list_policies;
+use crate::transition::plan;
+use crate::triggers::Key;
+use crate::view::ClusterView;
+
+impl Controller {
+    pub(super) async fn namespace(&self, namespace: &str) -> Result<Done, Error> {
+        let mut view = snapshot::snapshot(&self.stores, namespace);
+        if !self.concerns(&view, namespace) {
+            self.failed(namespace, None);
+            return Ok(Done::Finished);
+        }
+        if !self.is_current(&mut view, namespace).await? {
+            return Ok(Done::Again(LAG));
+        }
+        let generated = generate(&view, &self.generator, namespace);
+        let plan = plan(&view, namespace, &generated);
+        let outcome = self.applier.execute(namespace, plan.steps).await;
+        snapshot::enter(&mut view, namespace, &outcome.answers);
+        let failure = outcome.failure.as_ref().and_then(|(policy, error)| {
+            let lasting = !error.is_conflict() && !matches!(error, Error::NotLeading { .. });
+            lasting.then(|| WriteFailure {
+                policy: policy.clone(),
+                message: error.to_string(),
+            })
+        });
+        self.failed(namespace, failure.as_ref());
+        if let Some(resource) = view.zero_trust.get(namespace).cloned() {
+            self.tell_repairs(&resource, &outcome).await;
+            self.namespace_status(&view, &resource, &generated, failure.as_slice())
+                .await?;
+        }
+        match outcome.failure {
+            Some((_, error)) => Err(error),
+            None => Ok(Done::Finished),
+        }
+    }
+
+    /// Whether there is anything to do in a namespace. In one that is on its way out nothing can be created, and the
+    /// namespace controller deletes everything.
+    fn concerns(&self, view: &ClusterView, namespace: &str) -> bool {
+        let alive = view.namespaces.contains_key(namespace) && !view.terminating(namespace);
+        let paused = snapshot::departing(&self.stores) && view.effective(namespace).is_some();
+        alive && !paused
+    }
+
+    /// Whether the view holds everything that was written in this namespace. When the cache fails to show that for too
+    /// long, the API server's own list takes its place.
+    async fn is_current(&self, view: &mut ClusterView, namespace: &str) -> Result<bool, Error> {
+        let cached = view
+            .zero_trust
+            .get(namespace)
+            .and_then(|resource| resource.resource_version());
+        let key = Key::Namespace(namespace.to_owned());
+        let now = Instant::now();
+        if cached.is_some() && !lock(&self.versions).is_fresh(&key, cached.as_deref(), now) {
+            return Ok(false);
+        }
+        let policies = view
+            .policies
+            .get(namespace)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let freshness =
+            lock(&self.expectations).check(namespace, policies.iter().map(|policy| policy.as_ref()), now);
+        match freshness {
+            Freshness::Fresh => Ok(true),
+            Freshness::Behind => Ok(false),
+            Freshness::Doubtful => {
+                let listed: Vec<NetworkPolicy> = list_policies(&self.client, namespace).await?;
+                view.policies
+                    .insert(namespace.to_owned(), listed.into_iter().map(Arc::new).collect());
+                lock(&self.expectations).forget(namespace);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Keeps the namespace's failure, or its end, for the statuses of the ServiceAccesses concerned.
+    fn failed(&self, namespace: &str, failure: Option<&WriteFailure>) {
+        let changed = {
+            let mut failures = lock(&self.failures);
+            let before = match failure {
+                Some(failure) => failures.insert(namespace.to_owned(), failure.clone()),
+                None => failures.remove(namespace),
+            };
+            before.as_ref() != failure
+        };
+        if changed {
+            for access in self.stores.accesses.state() {
+                self.queue
+                    .add(Key::Access(crate::view::key(access.as_ref())), LAG);
+            }
+        }
+    }
+
+    async fn tell_repairs(&self, resource: &ZeroTrustNamespace, outcome: &Outcome) {
+        for repair in &outcome.repairs {
+            self.events.send(resource, repaired(repair)).await;
+        }
+    }
+
+    async fn namespace_status(
+        &self,
+        view: &ClusterView,
+        resource: &ZeroTrustNamespace,
+        generated: &Generated,
+        failures: &[WriteFailure],
+    ) -> Result<(), Error> {
+        let status = namespace_status(&NamespaceInput {
+            view,
+            resource,
+            generated,
+            failures,
+            now: Timestamp::now(),
+        });
+        if resource.status.as_ref() == Some(&status) {
+            return Ok(());
+        }
+        let namespace = resource.namespace().unwrap_or_default();
+        self.write_status(resource, &status, Key::Namespace(namespace))
+            .await?;
+        let before = resource
+            .status
+            .as_ref()
+            .map(|status| status.conditions.as_slice())
+            .unwrap_or_default();
+        self.tell_ready(resource, before, &status.conditions).await;
+        Ok(())
+    }
+}
+
+fn repaired(repair: &Repair) -> Notice {
+    let name = repair.policy.name_any();
+    let note = match repair.field {
+        Some(field) => format!(
+            "{field} of the generated NetworkPolicy {name} was changed by somebody else and has been put back; \
+             to open more, write a ServiceAccess"
+        ),
+        None => format!(
+            "The generated NetworkPolicy {name} was deleted by somebody else and has been created again"
+        ),
+    };
+    let related = Some(repair.policy.object_ref(&()));
+    Notice {
+        warning: true,
+        reason: REPAIRED,
+        action: "Repair",
+        note,
+        related,
+    }
+}

@@ -1,0 +1,127 @@
+//! From the caches to the values decisions are made from.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::ResourceExt;
+
+use crate::stores::{Definition, Stores, ZERO_TRUST_DEFINITION};
+use crate::view::ClusterView;
+
+/// What the caches hold: all of it, but of pods only those of `namespace`.
+pub(crate) fn snapshot(stores: &Stores, namespace: &str) -> ClusterView {
+    let mut view = ClusterView {
+        anchor: anchor(stores),
+        ..ClusterView::default()
+    };
+    stores
+        .namespaces
+        .state()
+        .into_iter()
+        .for_each(|object| view.insert_namespace(object));
+    stores
+        .services
+        .state()
+        .into_iter()
+        .for_each(|object| view.insert_service(object));
+    stores
+        .zero_trust
+        .state()
+        .into_iter()
+        .for_each(|object| view.insert_zero_trust(object));
+    stores
+        .accesses
+        .state()
+        .into_iter()
+        .for_each(|object| view.insert_access(object));
+    stores
+        .policies
+        .state()
+        .into_iter()
+        .for_each(|object| view.insert_policy(object));
+    let pods = stores
+        .pods
+        .state_filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
+    pods.into_iter().for_each(|object| view.insert_pod(object));
+    view
+}
+
+/// The second owner of what ZeroTrustNamespaces lead to.
+fn anchor(stores: &Stores) -> Option<OwnerReference> {
+    anchor_of(definition(stores)?.as_ref())
+}
+
+/// A reference to a definition as an owner.
+pub(crate) fn anchor_of(definition: &Definition) -> Option<OwnerReference> {
+    Some(OwnerReference {
+        api_version: "apiextensions.k8s.io/v1".to_owned(),
+        kind: "CustomResourceDefinition".to_owned(),
+        name: definition.name_any(),
+        uid: definition.uid()?,
+        ..OwnerReference::default()
+    })
+}
+
+fn definition(stores: &Stores) -> Option<Arc<Definition>> {
+    stores
+        .zero_trust_definition
+        .find(|definition| definition.name_any() == ZERO_TRUST_DEFINITION)
+}
+
+/// Whether Ringfence's own kinds are being deleted. What users wrote then vanishes piece by piece, and following that
+/// would close, for a moment, what was allowed.
+pub(super) fn departing(stores: &Stores) -> bool {
+    let leaving = |definition: &Definition| definition.metadata.deletion_timestamp.is_some();
+    stores.zero_trust_definition.find(leaving).is_some() || stores.access_definition.find(leaving).is_some()
+}
+
+/// Enters the answers to our own writes, which the caches do not hold yet.
+pub(crate) fn enter(
+    view: &mut ClusterView,
+    namespace: &str,
+    answers: &BTreeMap<String, Option<NetworkPolicy>>,
+) {
+    if answers.is_empty() {
+        return;
+    }
+    let policies = view.policies.entry(namespace.to_owned()).or_default();
+    policies.retain(|policy| !answers.contains_key(&policy.name_any()));
+    policies.extend(answers.values().flatten().cloned().map(Arc::new));
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn policy(name: &str, version: &str) -> NetworkPolicy {
+        let mut policy = NetworkPolicy::default();
+        policy.metadata.name = Some(name.to_owned());
+        policy.metadata.namespace = Some("shop".to_owned());
+        policy.metadata.resource_version = Some(version.to_owned());
+        policy
+    }
+
+    #[test]
+    fn answers_take_the_place_of_what_the_cache_held() {
+        let mut view = ClusterView::default();
+        for name in ["kept", "replaced", "deleted"] {
+            view.insert_policy(Arc::new(policy(name, "1")));
+        }
+        let answers = BTreeMap::from([
+            ("replaced".to_owned(), Some(policy("replaced", "2"))),
+            ("deleted".to_owned(), None),
+            ("created".to_owned(), Some(policy("created", "2"))),
+        ]);
+        enter(&mut view, "shop", &answers);
+        let mut found: Vec<_> = view.policies["shop"]
+            .iter()
+            .map(|policy| format!("{}@{}", policy.name_any(), policy.resource_version().unwrap()))
+            .collect();
+        found.sort();
+        assert_eq!(found, ["created@2", "kept@1", "replaced@2"]);
+    }
+}

@@ -1,0 +1,236 @@
+//! Running the operator: caches on every replica, work on the one that leads.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
+use ringfence_telemetry::api_requests::ApiRequests;
+use ringfence_telemetry::client::{Limits, connect};
+use ringfence_telemetry::health::{Check, Health};
+use ringfence_telemetry::metrics::{Metrics, Program};
+use ringfence_telemetry::{http, shutdown};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::RunArgs;
+use crate::controller::{Controller, Parts};
+use crate::error::Error;
+use crate::events::Events;
+use crate::generate::GeneratorConfig;
+use crate::leader::{Election, Timing};
+use crate::metrics::OperatorMetrics;
+use crate::queue::{Backoff, Queue};
+use crate::stores::{Stores, stores};
+use crate::triggers::{Triggers, is_claimed};
+
+/// How long work that is begun may take to end. A request has its own, shorter limit.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// An operator, ready to be run.
+pub struct Operator {
+    /// The connection.
+    pub client: Client,
+    /// Counts the connection's requests.
+    pub requests: ApiRequests,
+    /// What the administrator set.
+    pub generator: GeneratorConfig,
+    /// Where probes and metrics are served.
+    pub http_address: SocketAddr,
+    /// How many keys are worked on at a time.
+    pub workers: usize,
+    /// Namespace and name of the Lease.
+    pub lease: (String, String),
+    /// A name that no other replica has.
+    pub identity: String,
+    /// How long leadership lasts.
+    pub timing: Timing,
+}
+
+/// Runs the operator until SIGTERM or SIGINT.
+///
+/// # Errors
+///
+/// When it can't start, or loses its Lease.
+pub async fn main(args: &RunArgs) -> Result<(), Error> {
+    args.log.init()?;
+    let token = shutdown::on_signals().map_err(Error::Signals)?;
+    let requests = ApiRequests::default();
+    let client = connect(&args.api, Limits::default(), &requests).await?;
+    let operator = Operator {
+        client,
+        requests,
+        generator: args.generator(),
+        http_address: args.http_address,
+        workers: args.workers,
+        lease: (args.lease.lease_namespace.clone(), args.lease.lease_name.clone()),
+        identity: args.lease.unique_identity(),
+        timing: Timing::default(),
+    };
+    operator.run(token).await
+}
+
+impl Operator {
+    /// Runs until `shutdown`. Dropping the future stops everything at once, as a crash would.
+    ///
+    /// # Errors
+    ///
+    /// When the address is taken or the Lease is lost.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
+        let metrics = OperatorMetrics::default();
+        let (stores, feeds) = stores();
+        let queue = Arc::new(Queue::new(Backoff::default()));
+        let triggers = Arc::new(Triggers::new(
+            stores.clone(),
+            queue.clone(),
+            self.generator.dns_services.clone(),
+        ));
+
+        let health = Health::new();
+        let synced = health.readiness("caches", "nothing is listed yet");
+        let server = http::bind(self.http_address, health, self.metrics(&metrics, &stores)).await?;
+        let (lease_namespace, lease_name) = &self.lease;
+        let mut election = Election::new(
+            self.client.clone(),
+            lease_namespace,
+            lease_name,
+            self.identity.clone(),
+            self.timing,
+        );
+        let events = Events::new(self.client.clone(), self.identity.clone(), metrics.clone());
+
+        let mut background = JoinSet::new();
+        background.spawn(feeds.run(self.client.clone(), triggers.clone(), metrics.clone()));
+        let serving = CancellationToken::new();
+        let served = serving.clone();
+        background.spawn(async move { server.serve(served).await.map_err(Error::from) });
+
+        let controller = Controller::new(Parts {
+            client: self.client,
+            stores: stores.clone(),
+            queue,
+            generator: self.generator,
+            fence: election.fence(),
+            events,
+            metrics: metrics.clone(),
+        });
+        let term = Term {
+            stores,
+            synced,
+            triggers,
+            controller,
+            workers: self.workers,
+            metrics,
+        };
+        tokio::select! {
+            result = term.serve(&mut election, &shutdown) => result,
+            Some(ended) = background.join_next() => match ended {
+                Ok(Err(error)) => Err(error),
+                Ok(Ok(())) | Err(_) => Err(Error::Ended("the watches or the HTTP server")),
+            },
+        }
+    }
+
+    fn metrics(&self, operator: &OperatorMetrics, stores: &Stores) -> Metrics {
+        let program = Program {
+            name: "ringfence-operator",
+            version: env!("CARGO_PKG_VERSION"),
+        };
+        Metrics::build(&program, |registry| {
+            self.requests.register(registry);
+            operator.register(registry);
+            registry.register_collector(Box::new(Inventory(stores.clone())));
+        })
+    }
+}
+
+/// One replica's term of office.
+struct Term {
+    stores: Stores,
+    synced: Check,
+    triggers: Arc<Triggers>,
+    controller: Arc<Controller>,
+    workers: usize,
+    metrics: OperatorMetrics,
+}
+
+impl Term {
+    /// Waits for the caches, then for the Lease, and works while it lasts.
+    async fn serve(self, election: &mut Election, shutdown: &CancellationToken) -> Result<(), Error> {
+        let waiting = |kind: &str| self.synced.failed(format!("{kind} objects are not listed yet"));
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            synced = self.stores.synced(waiting) => synced?,
+        }
+        // A replica that stands by is ready too: its caches are warm.
+        self.synced.ok();
+        if !election.acquire(shutdown).await {
+            return Ok(());
+        }
+        self.metrics.leading(true);
+        self.triggers.everything(Duration::ZERO);
+        let stop = CancellationToken::new();
+        let working = tokio::spawn(self.controller.clone().run(self.workers, stop.clone()));
+        let mut working = AbortOnDrop(working);
+        let kept = tokio::select! {
+            kept = election.keep(shutdown) => kept.map_err(Error::from),
+            ended = &mut working.0 => ended.map_err(|_| Error::Ended("the workers")).and_then(|result| result),
+        };
+        self.metrics.leading(false);
+        stop.cancel();
+        if kept.is_ok() && timeout(DRAIN, &mut working.0).await.is_ok() {
+            // Nothing is in flight any more, so another replica may start at once.
+            election.release().await;
+        }
+        kept
+    }
+}
+
+/// A task that does not outlive whoever waits for it.
+struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// What the caches hold, counted when scraped.
+struct Inventory(Stores);
+
+impl std::fmt::Debug for Inventory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inventory")
+    }
+}
+
+impl Collector for Inventory {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
+        let counts = [
+            (
+                "ringfence_operator_generated_policies",
+                "NetworkPolicies in the cluster that say they are generated",
+                self.0.policies.state_filter(is_claimed).len(),
+            ),
+            (
+                "ringfence_operator_zero_trust_namespaces",
+                "ZeroTrustNamespaces in the cluster",
+                self.0.zero_trust.len(),
+            ),
+            (
+                "ringfence_operator_service_accesses",
+                "ServiceAccesses in the cluster",
+                self.0.accesses.len(),
+            ),
+        ];
+        for (name, help, count) in counts {
+            let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
