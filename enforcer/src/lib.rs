@@ -41,12 +41,16 @@
 //! pod is still checked on its way into another, and what both checks pass goes on to other people's rules. Nothing
 //! here ever accepts a packet.
 
+pub mod agent;
+pub mod cli;
+pub mod cluster;
 pub mod diff;
 pub mod engine;
 pub mod error;
 pub mod kernel;
 pub mod metrics;
 pub mod names;
+pub mod node;
 pub mod observe;
 pub mod options;
 pub mod plan;
@@ -55,5 +59,6 @@ pub mod rules;
 pub mod ruleset;
 pub mod simulate;
 pub mod state;
+pub mod watch;
 
 pub use error::{Error, Result};

@@ -86,7 +86,7 @@ fn committed(mut state: State, ruleset: &Ruleset) -> State {
     state
 }
 
-fn local<'w>(world: &'w World, address: IpAddr) -> Option<&'w Pod> {
+fn local(world: &World, address: IpAddr) -> Option<&Pod> {
     world
         .pod_at(address)
         .filter(|pod| pod.node.as_deref() == Some(NODE))

@@ -22,7 +22,7 @@ pub fn cleanup(tools: &Tools) -> Result<Vec<String>> {
         match remove_rules(tools, variant, &Family::ALL) {
             // A variant that is not installed holds nothing that could be seen or removed with it.
             Err(Error::ToolMissing { tool, .. }) => {
-                tracing::info!(%tool, "not installed, nothing to clean up with it")
+                tracing::info!(%tool, "not installed, nothing to clean up with it");
             }
             result => removed.extend(result?),
         }

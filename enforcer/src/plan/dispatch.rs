@@ -16,7 +16,7 @@ const BITS: u8 = 3;
 /// The chains of a tree, by name.
 type Chains = BTreeMap<String, Vec<Rule<SetId>>>;
 /// Addresses in order, each with the chain that serves it.
-type Leaves = Vec<(IpAddr, String)>;
+type Leaves = [(IpAddr, String)];
 
 /// Adds the tree of a direction: its root with `first` as first rule, and the chains below. Each address in `leaves` goes
 /// to its chain, one that is not listed returns.
@@ -24,11 +24,11 @@ pub(super) fn add(
     chains: &mut Chains,
     direction: Direction,
     first: Rule<SetId>,
-    leaves: Leaves,
+    leaves: &Leaves,
     leaf_size: usize,
 ) {
     let mut root = vec![first];
-    root.extend(node(chains, direction, &leaves, leaf_size.max(1)));
+    root.extend(node(chains, direction, leaves, leaf_size.max(1)));
     chains.insert(names::root(direction).to_owned(), root);
 }
 
@@ -102,11 +102,11 @@ mod tests {
 
     fn tree(count: u32) -> Chains {
         let address = |i: u32| IpAddr::from((0x0af4_0000 + i).to_be_bytes());
-        let leaves = (0..count)
+        let leaves: Vec<_> = (0..count)
             .map(|i| (address(i), format!("{}P-{i}", names::PREFIX)))
             .collect();
         let mut chains = Chains::new();
-        add(&mut chains, Direction::Egress, Rule::Drop, leaves, 8);
+        add(&mut chains, Direction::Egress, Rule::Drop, &leaves, 8);
         chains
     }
 

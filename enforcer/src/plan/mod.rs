@@ -65,7 +65,7 @@ fn family_tables(policies: &NodePolicies, node: &[IpAddr], family: Family, optio
             &mut tables.chains,
             direction,
             own_node,
-            leaves.collect(),
+            &leaves.collect::<Vec<_>>(),
             options.leaf_size,
         );
     }

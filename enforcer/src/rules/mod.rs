@@ -4,7 +4,10 @@
 //! lines. [`text`] writes it and [`parse`] reads it; nothing else knows the syntax.
 
 pub mod parse;
+mod samples;
 pub mod text;
+
+pub use samples::samples;
 
 use std::net::IpAddr;
 
@@ -175,101 +178,4 @@ impl<S> Rule<S> {
             Self::Reject(family) => Rule::Reject(*family),
         }
     }
-}
-
-/// One rule of every kind and form, for the tests that hold text, parser and kernel together.
-pub fn samples(family: Family) -> Vec<Rule<crate::names::SetName>> {
-    use crate::names::{SetId, isolation_chain};
-    let prefix: IpNet = match family {
-        Family::V4 => IpNet::from(IpAddr::from([10, 244, 1, 7])),
-        Family::V6 => IpNet::from(IpAddr::from([0xfd00, 0x10, 0, 0, 0, 0, 0, 0x17])),
-    };
-    let id = "abcdefghijklmnopqrst";
-    let wide = IpNet::new_assert(prefix.addr(), prefix.max_prefix_len() - 8).trunc();
-    let ports = |spans: &[(u16, u16)], protocol| {
-        Some(PortList {
-            protocol,
-            spans: spans.to_vec(),
-        })
-    };
-    let mut rules = vec![
-        Rule::Revoked {
-            mark: crate::options::DEFAULT_REVOKED_MARK,
-        },
-        Rule::Established,
-        Rule::RelatedIcmp(family),
-        Rule::Hairpin {
-            address: prefix.addr(),
-        },
-        Rule::Allow {
-            ports: None,
-            peers: None,
-        },
-        Rule::Allow {
-            ports: ports(&[(80, 80), (90, 99), (0, 65535)], Protocol::Tcp),
-            peers: None,
-        },
-        Rule::Allow {
-            ports: ports(&[(53, 53)], Protocol::Udp),
-            peers: None,
-        },
-        Rule::Allow {
-            ports: ports(&[(38412, 38412)], Protocol::Sctp),
-            peers: None,
-        },
-        Rule::Drop,
-        Rule::Reset,
-        Rule::Reject(family),
-    ];
-    if family == Family::V6 {
-        rules.extend(DISCOVERY.map(|icmp_type| Rule::Discovery { icmp_type }));
-    }
-    for direction in [Direction::Egress, Direction::Ingress] {
-        let peers = |set: SetId, with_port| {
-            Some(PeerMatch {
-                set: set.generation('a'),
-                direction,
-                with_port,
-            })
-        };
-        let range = ports(&[(8000, 8999)], Protocol::Tcp);
-        rules.extend([
-            Rule::Gate {
-                direction,
-                set: SetId::isolated(family, direction).generation('a'),
-            },
-            Rule::Branch {
-                direction,
-                prefix,
-                chain: isolation_chain(id),
-            },
-            Rule::Branch {
-                direction,
-                prefix: wide,
-                chain: crate::names::branch_chain(direction, &wide),
-            },
-            Rule::Allow {
-                ports: None,
-                peers: peers(SetId::node(family), false),
-            },
-            Rule::Allow {
-                ports: None,
-                peers: peers(SetId::any_port(family, id), false),
-            },
-            Rule::Allow {
-                ports: None,
-                peers: peers(SetId::ports(family, id), true),
-            },
-            Rule::Allow {
-                ports: range,
-                peers: peers(SetId::group(family, id), false),
-            },
-            Rule::Deny { direction },
-            Rule::Log {
-                direction,
-                options: LogOptions::default(),
-            },
-        ]);
-    }
-    rules
 }

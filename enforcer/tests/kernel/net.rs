@@ -185,11 +185,6 @@ impl Lab {
             Protocol::Sctp => panic!("no SCTP here"),
         })
     }
-
-    /// The namespace of a pod.
-    pub(crate) fn pod(&self, number: usize) -> &Namespace {
-        &self.pods[number]
-    }
 }
 
 fn set(sysctl: &str) {

@@ -1,0 +1,241 @@
+//! The program that runs on a node: watches in, kernel out.
+
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
+
+use futures::{Stream, StreamExt};
+use ringfence_policy::{NodePolicies, resolve};
+use ringfence_telemetry::health::Check;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{Cluster, Update};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::kernel::{LocalKernel, Tools, Variant, remove_rules};
+use crate::metrics::Counters;
+use crate::options::Options;
+use crate::plan::plan;
+use crate::ruleset::{Family, Ruleset};
+
+/// How long to wait for more changes after one, and after the first of many: a rollout is one transaction, not a
+/// hundred.
+const QUIET: Duration = Duration::from_millis(10);
+const AT_MOST: Duration = Duration::from_millis(50);
+/// How often the kernel is looked at.
+const AUDIT: Duration = Duration::from_secs(10);
+/// The pause after a failure, doubled up to the longest.
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+/// What an agent enforces with.
+pub struct Agent {
+    node: String,
+    families: Vec<Family>,
+    options: Options,
+    engine: Engine<LocalKernel>,
+    tools: Tools,
+    variant: Variant,
+    counters: Counters,
+    ready: Check,
+    cluster: Cluster,
+    /// Whether leftovers of the other variant have been looked for.
+    settled: bool,
+    /// When the changes that wait began, and when they will be acted on.
+    due: Option<(Instant, Instant)>,
+    failures: u32,
+}
+
+impl Agent {
+    /// An agent for a node. `ready` becomes ready when the kernel holds what the policies say for the first time.
+    pub fn new(
+        node: String,
+        variant: Variant,
+        families: Vec<Family>,
+        options: Options,
+        tools: Tools,
+        counters: Counters,
+        ready: Check,
+    ) -> Self {
+        let engine = Engine::new(LocalKernel::new(tools.clone(), variant, &families));
+        Self {
+            node,
+            families,
+            options,
+            engine,
+            tools,
+            variant,
+            counters,
+            ready,
+            cluster: Cluster::default(),
+            settled: false,
+            due: None,
+            failures: 0,
+        }
+    }
+
+    /// Enforces until `shutdown`. The rules stay when the agent goes.
+    ///
+    /// # Errors
+    /// The updates ended.
+    pub async fn run(
+        mut self,
+        updates: impl Stream<Item = Update> + Unpin,
+        shutdown: CancellationToken,
+    ) -> Result<()> {
+        // A burst of updates comes as one batch.
+        let mut updates = updates.ready_chunks(1024);
+        let mut audit = interval(AUDIT);
+        audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = self.due.map(|(_, due)| due);
+            tokio::select! {
+                () = shutdown.cancelled() => return Ok(()),
+                batch = updates.next() => match batch {
+                    Some(batch) => self.take(batch),
+                    None => return Err(Error::Api("the watches of the API server ended".to_owned())),
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(),
+                _ = audit.tick() => self.audit(),
+            }
+        }
+    }
+
+    fn take(&mut self, batch: Vec<Update>) {
+        // Every update counts, so no short cut.
+        let changed = batch
+            .into_iter()
+            .filter(|update| self.cluster.apply(update.clone()))
+            .count();
+        let missing = self.cluster.missing();
+        if !missing.is_empty() {
+            // Acting on half a cluster would open or close everything for a moment.
+            self.ready
+                .failed(format!("waiting for the first list of {missing:?}"));
+        } else if changed > 0 {
+            let now = Instant::now();
+            let since = self.due.map_or(now, |(since, _)| since);
+            self.due = Some((since, (now + QUIET).min(since + AT_MOST)));
+        }
+    }
+
+    fn sync(&mut self) {
+        self.due = None;
+        let started = Instant::now();
+        let result = tokio::task::block_in_place(|| self.commit());
+        match result {
+            Ok(writes) => {
+                self.failures = 0;
+                self.ready.ok();
+                self.counters.syncs.inc();
+                self.counters.duration.observe(started.elapsed().as_secs_f64());
+                self.counters.last_sync.set(now());
+                tracing::debug!(writes, elapsed = ?started.elapsed(), "the kernel holds what the policies say");
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Brings the kernel to what the cluster says now. Returns the number of writes.
+    fn commit(&mut self) -> Result<usize> {
+        let world = self.cluster.world();
+        let policies = resolve(world, &self.node);
+        let own: Vec<IpAddr> = world
+            .nodes
+            .get(&self.node)
+            .map(|node| node.addresses.clone())
+            .unwrap_or_default();
+        let ruleset = plan(&policies, &own, &self.families, &self.options);
+        let mut writes = 0;
+        if !self.settled {
+            // Ours first, then the leftovers away: the node is never without rules.
+            writes += self.engine.sync_keeping_sets(&ruleset)?.writes;
+            self.remove_leftovers()?;
+            self.settled = true;
+        }
+        writes += self.engine.sync(&ruleset)?.writes;
+        self.gauge(&policies, &ruleset);
+        Ok(writes)
+    }
+
+    /// Removes what an earlier run left in the other variant, or in a family that is no longer enforced.
+    fn remove_leftovers(&self) -> Result<()> {
+        let not_ours: Vec<_> = Family::ALL
+            .into_iter()
+            .filter(|family| !self.families.contains(family))
+            .collect();
+        let places = [
+            (self.variant.other(), Family::ALL.as_slice()),
+            (self.variant, not_ours.as_slice()),
+        ];
+        for (variant, families) in places {
+            match remove_rules(&self.tools, variant, families) {
+                Ok(removed) if removed.is_empty() => {}
+                Ok(removed) => tracing::info!(?removed, "removed what an earlier run had left"),
+                // Tools that are not installed cannot have left anything that this image could remove.
+                Err(Error::ToolMissing { tool, .. }) => tracing::debug!(%tool, "not installed"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn audit(&mut self) {
+        if !self.settled || self.due.is_some() {
+            return;
+        }
+        match tokio::task::block_in_place(|| self.engine.audit()) {
+            Ok(differences) if differences.is_empty() => {
+                self.counters.last_sync.set(now());
+            }
+            Ok(differences) => {
+                tracing::warn!(?differences, "something else changed the rules, repairing them");
+                self.counters.repairs.inc();
+                self.sync();
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&mut self, error: &Error) {
+        let pause = FIRST_RETRY
+            .saturating_mul(2_u32.saturating_pow(self.failures))
+            .min(LONGEST_RETRY);
+        self.failures = self.failures.saturating_add(1);
+        self.counters.error(error.name());
+        tracing::error!(%error, ?pause, "the kernel does not hold what the policies say; trying again");
+        let again = Instant::now() + pause;
+        self.due = Some((again, again));
+    }
+
+    fn gauge(&self, policies: &NodePolicies, ruleset: &Ruleset) {
+        let isolated = policies
+            .pods
+            .values()
+            .filter(|pod| pod.ingress.is_some() || pod.egress.is_some());
+        let tables = ruleset.families.values();
+        let sets: usize = tables.clone().map(|tables| tables.sets.len()).sum();
+        let rules: usize = tables
+            .flat_map(|tables| tables.chains.values())
+            .map(Vec::len)
+            .sum();
+        self.counters.isolated_pods.set(as_gauge(isolated.count()));
+        self.counters
+            .policies
+            .set(as_gauge(self.cluster.world().policies.len()));
+        self.counters.sets.set(as_gauge(sets));
+        self.counters.rules.set(as_gauge(rules));
+    }
+}
+
+fn as_gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Seconds since 1970.
+fn now() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

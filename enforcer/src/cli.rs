@@ -1,0 +1,184 @@
+//! The command line.
+
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ringfence_telemetry::client::ClientArgs;
+use ringfence_telemetry::logs::LogArgs;
+
+use crate::kernel::VariantChoice;
+use crate::options::{DEFAULT_REVOKED_MARK, LogOptions, Options};
+use crate::ruleset::Family;
+
+/// Makes this node enforce NetworkPolicies, with ipset and iptables
+#[derive(Debug, Parser)]
+#[command(name = "ringfence-enforcer", version)]
+pub struct Cli {
+    /// Logs.
+    #[command(flatten)]
+    pub log: LogArgs,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Watch the cluster and enforce the policies of this node's pods. The rules stay when it ends
+    Run(RunArgs),
+    /// Load kernel modules and set sysctls; for a privileged init container
+    Prepare,
+    /// Remove every chain, rule and set that `run` has made, in both variants of iptables, and nothing else
+    Cleanup(ToolArgs),
+    /// Say whether this node has what enforcement needs; changes nothing
+    Check,
+}
+
+/// How tools are run.
+#[derive(Debug, Args)]
+pub struct ToolArgs {
+    /// How long iptables waits for another program that holds its lock, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    pub lock_timeout: u64,
+}
+
+/// Which address families to enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FamilyChoice {
+    /// Those that the kernel has.
+    Auto,
+    /// IPv4 only.
+    Ipv4,
+    /// IPv6 only.
+    Ipv6,
+    /// Both.
+    Dual,
+}
+
+impl FamilyChoice {
+    /// The families, given those that the kernel has.
+    pub fn families(self, available: Vec<Family>) -> Vec<Family> {
+        match self {
+            Self::Auto => available,
+            Self::Ipv4 => vec![Family::V4],
+            Self::Ipv6 => vec![Family::V6],
+            Self::Dual => Family::ALL.to_vec(),
+        }
+    }
+}
+
+/// The options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// This node's name in the cluster
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    pub node_name: String,
+    /// Which iptables to use; auto is the one that kubelet and kube-proxy use here
+    #[arg(long, env = "IPTABLES_VARIANT", value_enum, default_value = "auto")]
+    pub iptables_variant: VariantChoice,
+    /// Which address families to enforce; auto is those that the kernel has
+    #[arg(long, env = "IP_FAMILIES", value_enum, default_value = "auto")]
+    pub ip_families: FamilyChoice,
+    /// Where to serve /healthz, /readyz and /metrics
+    #[arg(
+        long,
+        env = "HTTP_ADDRESS",
+        value_name = "ADDRESS:PORT",
+        default_value = "0.0.0.0:9470"
+    )]
+    pub http_address: SocketAddr,
+    /// Tools.
+    #[command(flatten)]
+    pub tools: ToolArgs,
+    /// Rules.
+    #[command(flatten)]
+    pub rules: RuleArgs,
+    /// The API server.
+    #[command(flatten)]
+    pub api: ClientArgs,
+}
+
+/// What shapes the rules.
+#[derive(Debug, Args)]
+pub struct RuleArgs {
+    /// The bit of the connection mark that says "revoked"; the other bits are left alone
+    #[arg(long, value_name = "BIT", default_value_t = format!("{DEFAULT_REVOKED_MARK:#x}"))]
+    pub revoked_mark: String,
+    /// The netlink group that dropped packets are logged to; 0 logs nothing
+    #[arg(long, value_name = "GROUP", default_value_t = LogOptions::default().group)]
+    pub drop_log_group: u16,
+    /// Log messages a minute for each combination of source, destination and port
+    #[arg(long, value_name = "NUMBER", default_value_t = LogOptions::default().per_minute, value_parser = clap::value_parser!(u32).range(1..=600_000))]
+    pub drop_log_rate: u32,
+    /// The most set entries that the peers and ports of one group of pods are multiplied out to
+    #[arg(long, value_name = "NUMBER", default_value_t = Options::default().flat_entries)]
+    pub flat_entries: usize,
+}
+
+impl RuleArgs {
+    /// The options they say.
+    ///
+    /// # Errors
+    /// The mark is not one bit.
+    pub fn options(&self) -> anyhow::Result<Options> {
+        let digits = self.revoked_mark.trim_start_matches("0x");
+        let mark = u32::from_str_radix(digits, 16)
+            .ok()
+            .filter(|mark| mark.count_ones() == 1);
+        let revoked_mark = mark.ok_or_else(|| {
+            anyhow::anyhow!(
+                "--revoked-mark {}: must be one bit in hexadecimal, like 0x20000000",
+                self.revoked_mark
+            )
+        })?;
+        let log = (self.drop_log_group != 0).then(|| LogOptions {
+            group: self.drop_log_group,
+            per_minute: self.drop_log_rate,
+            ..LogOptions::default()
+        });
+        Ok(Options {
+            revoked_mark,
+            log,
+            flat_entries: self.flat_entries,
+            ..Options::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn options(arguments: &[&str]) -> anyhow::Result<Options> {
+        let run = ["ringfence-enforcer", "run", "--node-name=n"];
+        match Cli::try_parse_from(run.iter().chain(arguments)).unwrap().command {
+            Command::Run(run) => run.rules.options(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        assert_eq!(options(&[]).unwrap(), Options::default());
+    }
+
+    #[test]
+    fn a_mark_of_two_bits_or_none_is_refused() {
+        assert!(options(&["--revoked-mark=0x3"]).is_err());
+        assert!(options(&["--revoked-mark=0"]).is_err());
+        assert_eq!(
+            options(&["--revoked-mark=0x100000"]).unwrap().revoked_mark,
+            0x10_0000
+        );
+    }
+
+    #[test]
+    fn group_zero_logs_nothing() {
+        assert_eq!(options(&["--drop-log-group=0"]).unwrap().log, None);
+    }
+}

@@ -1,0 +1,89 @@
+//! Makes a node enforce NetworkPolicies.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use ringfence_enforcer::agent::Agent;
+use ringfence_enforcer::cli::{Cli, Command, RunArgs};
+use ringfence_enforcer::kernel::{Tools, cleanup, detect};
+use ringfence_enforcer::metrics::{Counters, Writes};
+use ringfence_enforcer::node::{self, Finding, Level};
+use ringfence_enforcer::watch;
+use ringfence_telemetry::api_requests::ApiRequests;
+use ringfence_telemetry::client::{self, Limits};
+use ringfence_telemetry::health::Health;
+use ringfence_telemetry::metrics::{Metrics, Program};
+use ringfence_telemetry::{http, shutdown};
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    cli.log.init()?;
+    match cli.command {
+        Command::Run(args) => {
+            tokio::runtime::Runtime::new()
+                .context("cannot start the runtime")?
+                .block_on(run(args))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Prepare => Ok(report(&node::prepare())),
+        Command::Check => Ok(report(&node::check())),
+        Command::Cleanup(args) => {
+            let removed = cleanup(&Tools::new(args.lock_timeout, Writes::default()))?;
+            if removed.is_empty() {
+                println!("nothing to remove");
+            }
+            removed.iter().for_each(|what| println!("removed {what}"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn report(findings: &[Finding]) -> ExitCode {
+    for Finding { level, text } in findings {
+        let word = match level {
+            Level::Good => "ok     ",
+            Level::Warning => "warning",
+            Level::Fatal => "FAILED ",
+        };
+        println!("{word}  {text}");
+    }
+    let fatal = findings.iter().any(|finding| finding.level == Level::Fatal);
+    if fatal {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let shutdown = shutdown::on_signals()?;
+    let options = args.rules.options()?;
+    let counters = Counters::default();
+    let requests = ApiRequests::default();
+    let program = Program {
+        name: "ringfence-enforcer",
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    let metrics = Metrics::build(&program, |registry| {
+        requests.register(registry);
+        counters.register(registry);
+    });
+    let health = Health::new();
+    let ready = health.readiness("rules", "not written yet");
+    let server = http::bind(args.http_address, health, metrics).await?;
+    tokio::spawn(server.serve(shutdown.clone()));
+
+    let tools = Tools::new(args.tools.lock_timeout, counters.writes.clone());
+    let variant = detect(&tools, args.iptables_variant)?;
+    let families = args.ip_families.families(node::families());
+    for hazard in node::hazards() {
+        tracing::warn!("{}", hazard.text);
+    }
+    tracing::info!(node = args.node_name, %variant, ?families, "enforcing");
+    let client = client::connect(&args.api, Limits::default(), &requests).await?;
+    let updates = watch::updates(&client, &args.node_name, &counters);
+    let agent = Agent::new(args.node_name, variant, families, options, tools, counters, ready);
+    agent.run(updates, shutdown).await?;
+    Ok(())
+}
