@@ -25,8 +25,8 @@ pub(crate) fn selector_schema(_: &mut SchemaGenerator) -> Schema {
                 "maxProperties": 32,
                 "additionalProperties": { "type": "string", "maxLength": 63, "pattern": LABEL_VALUE },
                 "x-kubernetes-validations": [{
-                    "rule": "self.all(key, key.size() > 0 && key.size() <= 317)",
-                    "message": "matchLabels: a label key has between 1 and 317 characters",
+                    "rule": format!("self.all(key, key.matches(r'{LABEL_KEY}'))"),
+                    "message": "matchLabels: a label key is a name of 1 to 63 letters, digits, '-', '_' and '.', optionally after a DNS name and '/'",
                 }],
             },
             "matchExpressions": {
