@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Cluster, Update};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::kernel::{LocalKernel, Tools, Variant, remove_rules};
+use crate::kernel::{LocalKernel, Tools, Variant, cleanup, remove_rules};
 use crate::metrics::Counters;
 use crate::options::Options;
 use crate::plan::plan;
@@ -28,16 +28,33 @@ const AUDIT: Duration = Duration::from_secs(10);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// What an agent enforces with.
+/// How long an agent that is told to end waits for the news that its namespace is being deleted.
+const LAST_NEWS: Duration = Duration::from_secs(2);
+
+/// What an agent enforces, where and with what.
+pub struct Settings {
+    /// The node's name.
+    pub node: String,
+    /// The namespace that the agent runs in, if it runs in a cluster.
+    pub own_namespace: Option<String>,
+    /// The iptables to use.
+    pub variant: Variant,
+    /// The families to enforce.
+    pub families: Vec<Family>,
+    /// What shapes the rules.
+    pub options: Options,
+    /// The tools.
+    pub tools: Tools,
+    /// What is counted.
+    pub counters: Counters,
+    /// Becomes ready when the kernel holds what the policies say for the first time.
+    pub ready: Check,
+}
+
+/// The program that runs on a node.
 pub struct Agent {
-    node: String,
-    families: Vec<Family>,
-    options: Options,
+    settings: Settings,
     engine: Engine<LocalKernel>,
-    tools: Tools,
-    variant: Variant,
-    counters: Counters,
-    ready: Check,
     cluster: Cluster,
     /// Whether leftovers of the other variant have been looked for.
     settled: bool,
@@ -47,26 +64,12 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// An agent for a node. `ready` becomes ready when the kernel holds what the policies say for the first time.
-    pub fn new(
-        node: String,
-        variant: Variant,
-        families: Vec<Family>,
-        options: Options,
-        tools: Tools,
-        counters: Counters,
-        ready: Check,
-    ) -> Self {
-        let engine = Engine::new(LocalKernel::new(tools.clone(), variant, &families));
+    /// An agent that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        let kernel = LocalKernel::new(settings.tools.clone(), settings.variant, &settings.families);
         Self {
-            node,
-            families,
-            options,
-            engine,
-            tools,
-            variant,
-            counters,
-            ready,
+            settings,
+            engine: Engine::new(kernel),
             cluster: Cluster::default(),
             settled: false,
             due: None,
@@ -74,10 +77,11 @@ impl Agent {
         }
     }
 
-    /// Enforces until `shutdown`. The rules stay when the agent goes.
+    /// Enforces until `shutdown`. The rules stay when the agent goes, except when its own namespace goes: then nobody
+    /// would be left to change them.
     ///
     /// # Errors
-    /// The updates ended.
+    /// The updates ended, or the rules could not be removed.
     pub async fn run(
         mut self,
         updates: impl Stream<Item = Update> + Unpin,
@@ -90,7 +94,7 @@ impl Agent {
         loop {
             let due = self.due.map(|(_, due)| due);
             tokio::select! {
-                () = shutdown.cancelled() => return Ok(()),
+                () = shutdown.cancelled() => break,
                 batch = updates.next() => match batch {
                     Some(batch) => self.take(batch),
                     None => return Err(Error::Api("the watches of the API server ended".to_owned())),
@@ -99,6 +103,27 @@ impl Agent {
                 _ = audit.tick() => self.audit(),
             }
         }
+        if self.is_uninstalled(updates).await {
+            let removed = tokio::task::block_in_place(|| cleanup(&self.settings.tools))?;
+            tracing::info!(?removed, "uninstalled: removed the rules");
+        }
+        Ok(())
+    }
+
+    /// Whether the agent ends because its own namespace is being deleted. The news may come a little later than the
+    /// signal.
+    async fn is_uninstalled(&mut self, mut updates: impl Stream<Item = Vec<Update>> + Unpin) -> bool {
+        let Some(namespace) = self.settings.own_namespace.clone() else {
+            return false;
+        };
+        let deadline = Instant::now() + LAST_NEWS;
+        while !self.cluster.is_leaving(&namespace) {
+            match tokio::time::timeout_at(deadline, updates.next()).await {
+                Ok(Some(batch)) => self.take(batch),
+                Ok(None) | Err(_) => return false,
+            }
+        }
+        true
     }
 
     fn take(&mut self, batch: Vec<Update>) {
@@ -110,7 +135,8 @@ impl Agent {
         let missing = self.cluster.missing();
         if !missing.is_empty() {
             // Acting on half a cluster would open or close everything for a moment.
-            self.ready
+            self.settings
+                .ready
                 .failed(format!("waiting for the first list of {missing:?}"));
         } else if changed > 0 {
             let now = Instant::now();
@@ -126,10 +152,13 @@ impl Agent {
         match result {
             Ok(writes) => {
                 self.failures = 0;
-                self.ready.ok();
-                self.counters.syncs.inc();
-                self.counters.duration.observe(started.elapsed().as_secs_f64());
-                self.counters.last_sync.set(now());
+                self.settings.ready.ok();
+                self.settings.counters.syncs.inc();
+                self.settings
+                    .counters
+                    .duration
+                    .observe(started.elapsed().as_secs_f64());
+                self.settings.counters.last_sync.set(now());
                 tracing::debug!(writes, elapsed = ?started.elapsed(), "the kernel holds what the policies say");
             }
             Err(error) => self.failed(&error),
@@ -139,13 +168,13 @@ impl Agent {
     /// Brings the kernel to what the cluster says now. Returns the number of writes.
     fn commit(&mut self) -> Result<usize> {
         let world = self.cluster.world();
-        let policies = resolve(world, &self.node);
+        let policies = resolve(world, &self.settings.node);
         let own: Vec<IpAddr> = world
             .nodes
-            .get(&self.node)
+            .get(&self.settings.node)
             .map(|node| node.addresses.clone())
             .unwrap_or_default();
-        let ruleset = plan(&policies, &own, &self.families, &self.options);
+        let ruleset = plan(&policies, &own, &self.settings.families, &self.settings.options);
         let mut writes = 0;
         if !self.settled {
             // Ours first, then the leftovers away: the node is never without rules.
@@ -162,14 +191,14 @@ impl Agent {
     fn remove_leftovers(&self) -> Result<()> {
         let not_ours: Vec<_> = Family::ALL
             .into_iter()
-            .filter(|family| !self.families.contains(family))
+            .filter(|family| !self.settings.families.contains(family))
             .collect();
         let places = [
-            (self.variant.other(), Family::ALL.as_slice()),
-            (self.variant, not_ours.as_slice()),
+            (self.settings.variant.other(), Family::ALL.as_slice()),
+            (self.settings.variant, not_ours.as_slice()),
         ];
         for (variant, families) in places {
-            match remove_rules(&self.tools, variant, families) {
+            match remove_rules(&self.settings.tools, variant, families) {
                 Ok(removed) if removed.is_empty() => {}
                 Ok(removed) => tracing::info!(?removed, "removed what an earlier run had left"),
                 // Tools that are not installed cannot have left anything that this image could remove.
@@ -186,11 +215,11 @@ impl Agent {
         }
         match tokio::task::block_in_place(|| self.engine.audit()) {
             Ok(differences) if differences.is_empty() => {
-                self.counters.last_sync.set(now());
+                self.settings.counters.last_sync.set(now());
             }
             Ok(differences) => {
                 tracing::warn!(?differences, "something else changed the rules, repairing them");
-                self.counters.repairs.inc();
+                self.settings.counters.repairs.inc();
                 self.sync();
             }
             Err(error) => self.failed(&error),
@@ -202,7 +231,7 @@ impl Agent {
             .saturating_mul(2_u32.saturating_pow(self.failures))
             .min(LONGEST_RETRY);
         self.failures = self.failures.saturating_add(1);
-        self.counters.error(error.name());
+        self.settings.counters.error(error.name());
         tracing::error!(%error, ?pause, "the kernel does not hold what the policies say; trying again");
         let again = Instant::now() + pause;
         self.due = Some((again, again));
@@ -219,12 +248,16 @@ impl Agent {
             .flat_map(|tables| tables.chains.values())
             .map(Vec::len)
             .sum();
-        self.counters.isolated_pods.set(as_gauge(isolated.count()));
-        self.counters
+        self.settings
+            .counters
+            .isolated_pods
+            .set(as_gauge(isolated.count()));
+        self.settings
+            .counters
             .policies
             .set(as_gauge(self.cluster.world().policies.len()));
-        self.counters.sets.set(as_gauge(sets));
-        self.counters.rules.set(as_gauge(rules));
+        self.settings.counters.sets.set(as_gauge(sets));
+        self.settings.counters.rules.set(as_gauge(rules));
     }
 }
 

@@ -74,6 +74,10 @@ pub struct RunArgs {
     /// This node's name in the cluster
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: String,
+    /// The namespace that the enforcer itself runs in. When it ends because that namespace is being deleted, it removes
+    /// its rules: they must not outlive an uninstall. Otherwise the rules stay
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub own_namespace: Option<String>,
     /// Which iptables to use; auto is the one that kubelet and kube-proxy use here
     #[arg(long, env = "IPTABLES_VARIANT", value_enum, default_value = "auto")]
     pub iptables_variant: VariantChoice,

@@ -65,6 +65,8 @@ pub enum Update {
     Upsert(Object),
     /// An object is there, but what it says cannot be read: it stays what it was.
     Unreadable(Kind, ObjectKey),
+    /// The namespace is there, and is being deleted.
+    Terminating(String),
     /// An object is gone.
     Remove(Kind, ObjectKey),
     /// The list is complete: what it did not name is gone.
@@ -75,6 +77,8 @@ pub enum Update {
 #[derive(Debug, Default)]
 pub struct Cluster {
     world: World,
+    /// Namespaces that are being deleted, or were.
+    leaving: BTreeSet<String>,
     /// The objects that a list in progress has named.
     listing: [Option<BTreeSet<ObjectKey>>; 4],
     listed: [bool; 4],
@@ -96,6 +100,10 @@ impl Cluster {
                 self.seen(kind, &key);
                 false
             }
+            Update::Terminating(namespace) => {
+                self.leaving.insert(namespace);
+                false
+            }
             Update::Remove(kind, key) => self.remove(kind, &key),
             Update::End(kind) => self.end(kind),
         }
@@ -114,6 +122,11 @@ impl Cluster {
         &self.world
     }
 
+    /// Whether the namespace is being deleted, or was and has not come back.
+    pub fn is_leaving(&self, namespace: &str) -> bool {
+        self.leaving.contains(namespace)
+    }
+
     fn seen(&mut self, kind: Kind, key: &ObjectKey) {
         if let Some(listing) = &mut self.listing[kind as usize] {
             listing.insert(key.clone());
@@ -125,6 +138,7 @@ impl Cluster {
         match object {
             Object::Pod(pod) => differs(world.pods.insert(pod.key.clone(), pod.clone()).as_ref(), &pod),
             Object::Namespace(it) => {
+                self.leaving.remove(&it.name);
                 differs(world.namespaces.insert(it.name.clone(), it.clone()).as_ref(), &it)
             }
             Object::Node(it) => differs(world.nodes.insert(it.name.clone(), it.clone()).as_ref(), &it),
@@ -136,7 +150,10 @@ impl Cluster {
         let world = &mut self.world;
         match kind {
             Kind::Pod => world.pods.remove(key).is_some(),
-            Kind::Namespace => world.namespaces.remove(&key.name).is_some(),
+            Kind::Namespace => {
+                self.leaving.insert(key.name.clone());
+                world.namespaces.remove(&key.name).is_some()
+            }
             Kind::Node => world.nodes.remove(&key.name).is_some(),
             Kind::Policy => world.policies.remove(key).is_some(),
         }
@@ -230,6 +247,19 @@ mod tests {
         cluster.apply(Update::Unreadable(Kind::Namespace, ObjectKey::new("", "a")));
         cluster.apply(Update::End(Kind::Namespace));
         assert_eq!(names(&cluster), ["a"]);
+    }
+
+    #[test]
+    fn a_namespace_leaves_from_its_deletion_until_it_comes_back() {
+        let mut cluster = Cluster::default();
+        cluster.apply(namespace("a"));
+        assert!(!cluster.is_leaving("a"));
+        cluster.apply(Update::Terminating("a".to_owned()));
+        assert!(cluster.is_leaving("a"));
+        cluster.apply(Update::Remove(Kind::Namespace, ObjectKey::new("", "a")));
+        assert!(cluster.is_leaving("a"));
+        cluster.apply(namespace("a"));
+        assert!(!cluster.is_leaving("a"));
     }
 
     #[test]

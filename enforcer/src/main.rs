@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use ringfence_enforcer::agent::Agent;
+use ringfence_enforcer::agent::{Agent, Settings};
 use ringfence_enforcer::cli::{Cli, Command, RunArgs};
 use ringfence_enforcer::kernel::{Tools, cleanup, detect};
 use ringfence_enforcer::metrics::{Counters, Writes};
@@ -83,7 +83,16 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     tracing::info!(node = args.node_name, %variant, ?families, "enforcing");
     let client = client::connect(&args.api, Limits::default(), &requests).await?;
     let updates = watch::updates(&client, &args.node_name, &counters);
-    let agent = Agent::new(args.node_name, variant, families, options, tools, counters, ready);
-    agent.run(updates, shutdown).await?;
+    let settings = Settings {
+        node: args.node_name,
+        own_namespace: args.own_namespace,
+        variant,
+        families,
+        options,
+        tools,
+        counters,
+        ready,
+    };
+    Agent::new(settings).run(updates, shutdown).await?;
     Ok(())
 }

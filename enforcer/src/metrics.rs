@@ -17,28 +17,42 @@ struct Write {
 }
 
 /// Counts every run of a tool that writes to the kernel.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Writes(Labelled<Write, Counter>);
 
+impl Default for Writes {
+    /// Counters that stand at 0, so that "nothing was written" can be seen.
+    fn default() -> Self {
+        let writes = Self(Labelled::default());
+        writes.total();
+        writes
+    }
+}
+
 impl Writes {
+    /// Everything that writes; `None` serves both families at once.
+    const TOOLS: [(&str, Option<Family>); 3] = [
+        ("ipset", None),
+        ("iptables", Some(Family::V4)),
+        ("iptables", Some(Family::V6)),
+    ];
+
     /// One run of the tool; `None` where it serves both families.
     pub fn count(&self, tool: &'static str, family: Option<Family>) {
-        let family = family.map_or_else(|| "all".to_owned(), |family| family.to_string());
-        self.0.get_or_create(&Write { tool, family }).inc();
+        self.counter(tool, family).inc();
     }
 
     /// All runs so far.
     pub fn total(&self) -> u64 {
-        let tools = [
-            ("ipset", None),
-            ("iptables", Some(Family::V4)),
-            ("iptables", Some(Family::V6)),
-        ];
-        let count = |(tool, family): (&'static str, Option<Family>)| {
-            let family = family.map_or_else(|| "all".to_owned(), |family| family.to_string());
-            self.0.get_or_create(&Write { tool, family }).get()
-        };
-        tools.into_iter().map(count).sum()
+        Self::TOOLS
+            .into_iter()
+            .map(|(tool, family)| self.counter(tool, family).get())
+            .sum()
+    }
+
+    fn counter(&self, tool: &'static str, family: Option<Family>) -> Counter {
+        let family = family.map_or_else(|| "all".to_owned(), |family| family.to_string());
+        self.0.get_or_create_owned(&Write { tool, family })
     }
 }
 

@@ -65,15 +65,31 @@ where
     let config = watcher::Config::default().fields(fields);
     let counters = counters.clone();
     let events = watch(Api::<K>::all(client.clone()), config).default_backoff();
-    let updates = events.filter_map(move |event| {
-        let update = event.map(|event| update(kind, &event, read));
-        if let Err(error) = &update {
+    let updates = events.map(move |event| match event {
+        Ok(event) => updates_of(kind, &event, read),
+        Err(error) => {
             counters.error("WatchFailed");
             tracing::warn!(?kind, %error, "a watch failed; trying again, the rules stay as they are");
+            Vec::new()
         }
-        std::future::ready(update.ok())
     });
-    updates.boxed()
+    updates.flat_map(futures::stream::iter).boxed()
+}
+
+fn updates_of<K: Resource<DynamicType = ()>>(
+    kind: Kind,
+    event: &Event<K>,
+    read: fn(&K) -> Option<Object>,
+) -> Vec<Update> {
+    let leaving = match event {
+        Event::Apply(object) | Event::InitApply(object) if kind == Kind::Namespace => object
+            .meta()
+            .deletion_timestamp
+            .as_ref()
+            .map(|_| Update::Terminating(object.name_any())),
+        _ => None,
+    };
+    [update(kind, event, read)].into_iter().chain(leaving).collect()
 }
 
 fn update<K: Resource<DynamicType = ()>>(
