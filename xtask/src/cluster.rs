@@ -90,7 +90,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Action::Kubectl(Passed { name, arguments }) => {
             pass(Cluster::attach(name.name.as_str())?.kubectl(arguments))
         }
-        Action::Node(OnNode { name, node, program, arguments }) => {
+        Action::Node(OnNode {
+            name,
+            node,
+            program,
+            arguments,
+        }) => {
             let mut command = Cluster::attach(name.name.as_str())?.on_node(node, program)?;
             command.args(arguments);
             pass(command)
@@ -100,18 +105,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn up(arguments: &UpArguments) -> Result<ExitCode> {
-    let UpArguments { name: Name { name }, nodes, ip_family, proxy_mode } = arguments;
-    let options =
-        ClusterOptions { name: name.clone(), nodes: *nodes, ip_family: *ip_family, proxy_mode: *proxy_mode };
+    let UpArguments {
+        name: Name { name },
+        nodes,
+        ip_family,
+        proxy_mode,
+    } = arguments;
+    let options = ClusterOptions {
+        name: name.clone(),
+        nodes: *nodes,
+        ip_family: *ip_family,
+        proxy_mode: *proxy_mode,
+    };
     let cluster = Cluster::up(&options, &Console::default())?;
-    println!("cluster {name} is up: {} nodes, {ip_family}, proxy mode {proxy_mode}", cluster.nodes().len());
+    println!(
+        "cluster {name} is up: {} nodes, {ip_family}, proxy mode {proxy_mode}",
+        cluster.nodes().len()
+    );
     println!("export KUBECONFIG={}", cluster.kubeconfig().display());
     Ok(ExitCode::SUCCESS)
 }
 
 fn down(name: &ClusterName) -> Result<ExitCode> {
-    let existed = Cluster::down(name.as_str(), &Console::default())?;
-    println!("cluster {name} {}", if existed { "is gone" } else { "was not there" });
+    let existed = Cluster::remove(name.as_str(), &Console::default())?;
+    println!(
+        "cluster {name} {}",
+        if existed { "is gone" } else { "was not there" }
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -119,8 +139,17 @@ fn status(name: &ClusterName) -> Result<ExitCode> {
     let cluster = Cluster::attach(name.as_str())?;
     let status = cluster.status()?;
     let word = |well: bool, good: &'static str, bad: &'static str| if well { good } else { bad };
-    println!("cluster {name}: {} nodes, {}, proxy mode {}", status.nodes.len(), status.options.ip_family, status.options.proxy_mode);
-    println!("API server {} {}", cluster.api_url(), word(status.api_ready, "ready", "NOT READY"));
+    println!(
+        "cluster {name}: {} nodes, {}, proxy mode {}",
+        status.nodes.len(),
+        status.options.ip_family,
+        status.options.proxy_mode
+    );
+    println!(
+        "API server {} {}",
+        cluster.api_url(),
+        word(status.api_ready, "ready", "NOT READY")
+    );
     for (node, ready) in &status.nodes {
         println!("{node} {}", word(*ready, "Ready", "NOT READY"));
     }
@@ -128,7 +157,11 @@ fn status(name: &ClusterName) -> Result<ExitCode> {
         println!("{process} (pid {pid}) {}", word(*alive, "runs", "DEAD"));
     }
     println!("KUBECONFIG={}", cluster.kubeconfig().display());
-    Ok(if status.healthy() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if status.healthy() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn build(arguments: &BuildArguments) -> Result<ExitCode> {
@@ -147,5 +180,8 @@ fn build(arguments: &BuildArguments) -> Result<ExitCode> {
 fn pass(mut command: Command) -> Result<ExitCode> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("start {program}"))?;
-    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
 }

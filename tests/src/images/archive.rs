@@ -51,14 +51,20 @@ impl Blob {
         let mut buffer = vec![0; 1 << 16];
         let mut size = 0;
         loop {
-            let n = file.read(&mut buffer).with_context(|| format!("read {}", path.display()))?;
+            let n = file
+                .read(&mut buffer)
+                .with_context(|| format!("read {}", path.display()))?;
             if n == 0 {
                 break;
             }
             hash.update(&buffer[..n]);
             size += n as u64;
         }
-        Ok(Self { path, digest: hex(&hash.finalize()), size })
+        Ok(Self {
+            path,
+            digest: hex(&hash.finalize()),
+            size,
+        })
     }
 
     fn descriptor(&self, media_type: &str) -> Value {
@@ -104,9 +110,18 @@ pub fn write_archive(spec: &ImageSpec, out: &Path) -> Result<()> {
     add_bytes(&mut tar, "manifest.json", &docker_json(spec, &config, &layers))?;
     for blob in layers.iter().chain([&config, &manifest]) {
         let mut content = BufReader::new(open(&blob.path)?);
-        append(&mut tar, &blob.entry(), EntryType::Regular, 0o644, blob.size, &mut content)?;
+        append(
+            &mut tar,
+            &blob.entry(),
+            EntryType::Regular,
+            0o644,
+            blob.size,
+            &mut content,
+        )?;
     }
-    let mut file = tar.into_inner().with_context(|| format!("write {}", out.display()))?;
+    let mut file = tar
+        .into_inner()
+        .with_context(|| format!("write {}", out.display()))?;
     file.flush().with_context(|| format!("write {}", out.display()))
 }
 
@@ -125,14 +140,33 @@ fn write_layer(files: &[LayerFile], out: &Path) -> Result<()> {
     let file = File::create(out).with_context(|| format!("make {}", out.display()))?;
     let mut tar = Builder::new(BufWriter::new(file));
     for dir in parents(files) {
-        append(&mut tar, &format!("{dir}/"), EntryType::Directory, 0o755, 0, &mut io::empty())?;
+        append(
+            &mut tar,
+            &format!("{dir}/"),
+            EntryType::Directory,
+            0o755,
+            0,
+            &mut io::empty(),
+        )?;
     }
     for LayerFile { source, target, mode } in files {
         let mut content = open(source)?;
-        let size = content.metadata().with_context(|| format!("look at {}", source.display()))?.len();
-        append(&mut tar, target.trim_start_matches('/'), EntryType::Regular, *mode, size, &mut content)?;
+        let size = content
+            .metadata()
+            .with_context(|| format!("look at {}", source.display()))?
+            .len();
+        append(
+            &mut tar,
+            target.trim_start_matches('/'),
+            EntryType::Regular,
+            *mode,
+            size,
+            &mut content,
+        )?;
     }
-    let mut file = tar.into_inner().with_context(|| format!("write {}", out.display()))?;
+    let mut file = tar
+        .into_inner()
+        .with_context(|| format!("write {}", out.display()))?;
     file.flush().with_context(|| format!("write {}", out.display()))
 }
 
@@ -141,7 +175,10 @@ fn parents(files: &[LayerFile]) -> BTreeSet<String> {
     let mut dirs = BTreeSet::new();
     for file in files {
         let path = Path::new(file.target.trim_start_matches('/'));
-        let above = path.ancestors().skip(1).map(|dir| dir.to_string_lossy().into_owned());
+        let above = path
+            .ancestors()
+            .skip(1)
+            .map(|dir| dir.to_string_lossy().into_owned());
         dirs.extend(above.filter(|dir| !dir.is_empty()));
     }
     dirs
@@ -162,12 +199,20 @@ fn append<W: Write>(
     header.set_mtime(0);
     header.set_uid(0);
     header.set_gid(0);
-    tar.append_data(&mut header, name, content).with_context(|| format!("write entry {name}"))
+    tar.append_data(&mut header, name, content)
+        .with_context(|| format!("write entry {name}"))
 }
 
 fn add_bytes<W: Write>(tar: &mut Builder<W>, name: &str, value: &Value) -> Result<()> {
     let text = value.to_string();
-    append(tar, name, EntryType::Regular, 0o644, text.len() as u64, &mut text.as_bytes())
+    append(
+        tar,
+        name,
+        EntryType::Regular,
+        0o644,
+        text.len() as u64,
+        &mut text.as_bytes(),
+    )
 }
 
 fn config_json(spec: &ImageSpec, layers: &[Blob]) -> Result<Value> {

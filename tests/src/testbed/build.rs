@@ -51,7 +51,12 @@ impl Module {
 }
 
 const fn kubernetes(name: &'static str, package: &'static str) -> Tool {
-    Tool { name, package, module: Module::ControlPlane, kind: Kind::Program }
+    Tool {
+        name,
+        package,
+        module: Module::ControlPlane,
+        kind: Kind::Program,
+    }
 }
 
 /// etcd.
@@ -59,8 +64,10 @@ pub(crate) const ETCD: Tool = kubernetes("etcd", "go.etcd.io/etcd/server/v3");
 /// The API server.
 pub(crate) const KUBE_APISERVER: Tool = kubernetes("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver");
 /// The controllers.
-pub(crate) const KUBE_CONTROLLER_MANAGER: Tool =
-    kubernetes("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager");
+pub(crate) const KUBE_CONTROLLER_MANAGER: Tool = kubernetes(
+    "kube-controller-manager",
+    "k8s.io/kubernetes/cmd/kube-controller-manager",
+);
 /// The scheduler.
 pub(crate) const KUBE_SCHEDULER: Tool = kubernetes("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler");
 /// The kubelet.
@@ -72,11 +79,19 @@ pub(crate) const KUBECTL: Tool = kubernetes("kubectl", "k8s.io/kubernetes/cmd/ku
 /// The pause container and test server in one.
 pub(crate) const AGNHOST: Tool = kubernetes("agnhost", "k8s.io/kubernetes/test/images/agnhost");
 /// The cluster's DNS server.
-pub(crate) const COREDNS: Tool =
-    Tool { name: "coredns", package: "github.com/coredns/coredns", module: Module::Dns, kind: Kind::Program };
+pub(crate) const COREDNS: Tool = Tool {
+    name: "coredns",
+    package: "github.com/coredns/coredns",
+    module: Module::Dns,
+    kind: Kind::Program,
+};
 /// The upstream end-to-end suite. Takes minutes to build and is not part of a cluster.
-pub const E2E_TEST: Tool =
-    Tool { name: "e2e.test", package: "k8s.io/kubernetes/test/e2e", module: Module::ControlPlane, kind: Kind::Test };
+pub const E2E_TEST: Tool = Tool {
+    name: "e2e.test",
+    package: "k8s.io/kubernetes/test/e2e",
+    module: Module::ControlPlane,
+    kind: Kind::Test,
+};
 
 /// What an API server alone needs.
 pub(crate) const API_SERVER_TOOLS: &[Tool] = &[ETCD, KUBE_APISERVER, KUBECTL];
@@ -120,7 +135,11 @@ impl Binaries {
             fs::create_dir_all(dir).with_context(|| format!("make cache folder {}", dir.display()))?;
         }
         let _lock = lock(&cache)?;
-        let absent: Vec<Tool> = tools.iter().copied().filter(|tool| !binaries.path(*tool).exists()).collect();
+        let absent: Vec<Tool> = tools
+            .iter()
+            .copied()
+            .filter(|tool| !binaries.path(*tool).exists())
+            .collect();
         for (i, tool) in absent.iter().enumerate() {
             let name = format!("build {} ({} of {})", tool.name, i + 1, absent.len());
             step(progress, &name, || build(*tool, &binaries.path(*tool)))?;
@@ -135,7 +154,11 @@ impl Binaries {
 
     /// A short text that changes whenever any binary may have.
     pub(crate) fn fingerprint(&self) -> String {
-        let last = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let last = |dir: &Path| {
+            dir.file_name()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default()
+        };
         format!("{} {}", last(&self.control_plane), last(&self.dns))
     }
 
@@ -175,18 +198,29 @@ fn key(module: Module, go: &str) -> Result<String> {
     }
     hash.update(ldflags());
     hash.update(go);
-    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+    Ok(hash
+        .finalize()
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 fn build(tool: Tool, out: &Path) -> Result<()> {
     let draft = out.with_extension("draft");
     let mut command = Command::new("go");
-    command.current_dir(tool.module.dir()).env("CGO_ENABLED", "0").env("GOWORK", "off");
+    command
+        .current_dir(tool.module.dir())
+        .env("CGO_ENABLED", "0")
+        .env("GOWORK", "off");
     match tool.kind {
         Kind::Program => command.arg("build"),
         Kind::Test => command.args(["test", "-c"]),
     };
-    command.args(["-mod=readonly", "-buildvcs=false", "-ldflags", &ldflags(), "-o"]).arg(&draft).arg(tool.package);
+    command
+        .args(["-mod=readonly", "-buildvcs=false", "-ldflags", &ldflags(), "-o"])
+        .arg(&draft)
+        .arg(tool.package);
     run(&mut command).with_context(|| format!("build {}", tool.name))?;
     fs::rename(&draft, out).with_context(|| format!("put {} in place", out.display()))
 }
@@ -206,13 +240,23 @@ mod tests {
     fn every_tool_of_a_cluster_is_pinned_by_its_module() {
         for tool in CLUSTER_TOOLS {
             let text = fs::read_to_string(tool.module.dir().join("go.mod")).unwrap();
-            assert!(text.lines().any(|line| line.trim().trim_start_matches("tool ").trim() == tool.package), "{tool:?}");
+            assert!(
+                text.lines()
+                    .any(|line| line.trim().trim_start_matches("tool ").trim() == tool.package),
+                "{tool:?}"
+            );
         }
     }
 
     #[test]
     fn another_compiler_is_another_cache_folder() {
-        assert_ne!(key(Module::Dns, "go1.26.0").unwrap(), key(Module::Dns, "go1.26.1").unwrap());
-        assert_ne!(key(Module::Dns, "go1.26.0").unwrap(), key(Module::ControlPlane, "go1.26.0").unwrap());
+        assert_ne!(
+            key(Module::Dns, "go1.26.0").unwrap(),
+            key(Module::Dns, "go1.26.1").unwrap()
+        );
+        assert_ne!(
+            key(Module::Dns, "go1.26.0").unwrap(),
+            key(Module::ControlPlane, "go1.26.0").unwrap()
+        );
     }
 }

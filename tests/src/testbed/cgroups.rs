@@ -10,17 +10,19 @@ use super::wait;
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// Where node cgroups are made: with cgroup v2 the one tree, with v1 one tree per controller.
+/// Where node cgroups are made: with cgroup v2 the one tree, with v1 one tree per controller, and where both are
+/// mounted all of them, for the container runtime uses them all.
 fn hierarchies() -> Result<Vec<PathBuf>> {
-    let root = Path::new(ROOT);
-    if root.join("cgroup.controllers").exists() {
-        return Ok(vec![root.to_owned()]);
-    }
-    let mounts = super::mounts::current()?;
-    let v1: Vec<PathBuf> =
-        mounts.into_iter().filter(|mount| mount.kind == "cgroup").map(|mount| mount.target).collect();
-    ensure!(!v1.is_empty(), "no cgroups are mounted below {ROOT}: mount cgroup2 there");
-    Ok(v1)
+    let mounts = super::mounts::current()?.into_iter();
+    let is_ours = |mount: &super::mounts::Mount| {
+        matches!(mount.kind.as_str(), "cgroup" | "cgroup2") && mount.target.starts_with(ROOT)
+    };
+    let found: Vec<PathBuf> = mounts.filter(is_ours).map(|mount| mount.target).collect();
+    ensure!(
+        !found.is_empty(),
+        "no cgroups are mounted below {ROOT}: mount cgroup2 there"
+    );
+    Ok(found)
 }
 
 /// Makes cgroup `name` in every hierarchy.
@@ -33,7 +35,8 @@ pub(crate) fn create(name: &str) -> Result<()> {
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if dir.join(file).exists() && !hierarchy.join("cgroup.controllers").exists() {
                 let all = fs::read(hierarchy.join(file)).with_context(|| format!("read {file}"))?;
-                fs::write(dir.join(file), all).with_context(|| format!("write {file} of {}", dir.display()))?;
+                fs::write(dir.join(file), all)
+                    .with_context(|| format!("write {file} of {}", dir.display()))?;
             }
         }
     }
@@ -57,10 +60,17 @@ pub(crate) fn remove(name: &str) -> Result<()> {
         let dir = hierarchy.join(name);
         // The kernel may need a moment to let go of the last dead process.
         let limit = std::time::Duration::from_secs(10);
-        wait::until(&format!("cgroup {} to be empty", dir.display()), limit, wait::SHORT, || match remove_tree(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
-            outcome => outcome.map(Some).with_context(|| format!("remove cgroup {}", dir.display())),
-        })?;
+        wait::until(
+            &format!("cgroup {} to be empty", dir.display()),
+            limit,
+            wait::SHORT,
+            || match remove_tree(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => Ok(None),
+                outcome => outcome
+                    .map(Some)
+                    .with_context(|| format!("remove cgroup {}", dir.display())),
+            },
+        )?;
     }
     Ok(())
 }

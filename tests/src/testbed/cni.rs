@@ -12,9 +12,23 @@ pub(crate) const NETWORK: &str = "ringfence";
 
 /// The `.conflist` for a node. Pods keep their addresses on the way to other nodes: policies go by them.
 pub(crate) fn conflist(node: &NodePlan) -> Value {
-    let ranges: Vec<Value> = node.pod_cidrs.iter().map(|cidr| json!([{"subnet": cidr}])).collect();
-    let default = |cidr: &IpNet| if matches!(cidr, IpNet::V4(_)) { "0.0.0.0/0" } else { "::/0" };
-    let routes: Vec<Value> = node.pod_cidrs.iter().map(|cidr| json!({"dst": default(cidr)})).collect();
+    let ranges: Vec<Value> = node
+        .pod_cidrs
+        .iter()
+        .map(|cidr| json!([{"subnet": cidr}]))
+        .collect();
+    let default = |cidr: &IpNet| {
+        if matches!(cidr, IpNet::V4(_)) {
+            "0.0.0.0/0"
+        } else {
+            "::/0"
+        }
+    };
+    let routes: Vec<Value> = node
+        .pod_cidrs
+        .iter()
+        .map(|cidr| json!({"dst": default(cidr)}))
+        .collect();
     json!({
         "cniVersion": "0.4.0",
         "name": NETWORK,
@@ -37,13 +51,20 @@ pub(crate) fn sandbox_with_address(cached: &str, ip: IpAddr) -> Option<String> {
     let cached: Value = serde_json::from_str(cached).ok()?;
     let result = &cached["result"];
     let has = |entry: &Value| {
-        let address = entry["address"].as_str().and_then(|text| text.parse::<IpNet>().ok());
+        let address = entry["address"]
+            .as_str()
+            .and_then(|text| text.parse::<IpNet>().ok());
         address.is_some_and(|net| net.addr() == ip)
     };
     if !result["ips"].as_array()?.iter().any(has) {
         return None;
     }
-    let sandbox = |interface: &Value| interface["sandbox"].as_str().filter(|s| !s.is_empty()).map(str::to_owned);
+    let sandbox = |interface: &Value| {
+        interface["sandbox"]
+            .as_str()
+            .filter(|s| !s.is_empty())
+            .map(str::to_owned)
+    };
     result["interfaces"].as_array()?.iter().find_map(sandbox)
 }
 
@@ -55,7 +76,10 @@ mod tests {
 
     #[test]
     fn a_dual_stack_node_hands_out_one_address_per_family() {
-        let plan = Plan::of(&ClusterOptions { ip_family: IpFamily::Dual, ..ClusterOptions::default() });
+        let plan = Plan::of(&ClusterOptions {
+            ip_family: IpFamily::Dual,
+            ..ClusterOptions::default()
+        });
         let ipam = &conflist(&plan.nodes[1])["plugins"][0]["ipam"];
         assert_eq!(
             ipam["ranges"],
@@ -75,7 +99,10 @@ mod tests {
         assert_eq!(find([10, 244, 1, 7]).as_deref(), Some("/run/netns/cni-1"));
         assert_eq!(find([10, 244, 1, 0]), None);
         let v6 = IpAddr::from([0xfd00, 0x10, 0x244, 1, 0, 0, 0, 7u16]);
-        assert_eq!(sandbox_with_address(&cached, v6).as_deref(), Some("/run/netns/cni-1"));
+        assert_eq!(
+            sandbox_with_address(&cached, v6).as_deref(),
+            Some("/run/netns/cni-1")
+        );
         assert_eq!(sandbox_with_address("", v6), None);
     }
 }

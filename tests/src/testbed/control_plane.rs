@@ -3,11 +3,10 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
 use ipnet::IpNet;
 
 use super::paths::text;
-use super::pki::{Identity, Pki, TokenKey};
+use super::pki::{Identity, TokenKey};
 use super::plan::{Plan, joined};
 
 /// DNS names of the API server inside a cluster.
@@ -28,20 +27,17 @@ pub(crate) struct ApiServerConfig {
     pub(crate) service_cidrs: Vec<IpNet>,
     pub(crate) ca: PathBuf,
     pub(crate) serving: Identity,
-    pub(crate) kubelet_client: Identity,
+    /// How it logs in to kubelets, where there are any.
+    pub(crate) kubelet_client: Option<Identity>,
     pub(crate) token_key: TokenKey,
-}
-
-/// Identities of the API server, in `pki`, for serving at `ips`.
-pub(crate) fn api_identities(pki: &Pki, ips: &[IpAddr]) -> Result<(Identity, Identity)> {
-    let serving = pki.server("kube-apiserver", API_NAMES, ips)?;
-    let kubelet_client = pki.client("kubelet-client", "kube-apiserver-kubelet-client", Some("system:masters"))?;
-    Ok((serving, kubelet_client))
 }
 
 /// etcd on loopback. Nothing here needs to survive a power cut, so it does not wait for the disk.
 pub(crate) fn etcd_args(data: &Path, client_port: u16, peer_port: u16) -> Vec<String> {
-    let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("http://127.0.0.1:{peer_port}"));
+    let (client, peer) = (
+        format!("http://127.0.0.1:{client_port}"),
+        format!("http://127.0.0.1:{peer_port}"),
+    );
     vec![
         format!("--data-dir={}", text(data)),
         format!("--listen-client-urls={client}"),
@@ -58,7 +54,7 @@ pub(crate) fn etcd_args(data: &Path, client_port: u16, peer_port: u16) -> Vec<St
 /// kube-apiserver. Node authorization and restriction are on, as in every real cluster.
 pub(crate) fn apiserver_args(config: &ApiServerConfig) -> Vec<String> {
     let ca = text(&config.ca);
-    vec![
+    let mut args = vec![
         format!("--etcd-servers={}", config.etcd),
         format!("--bind-address={}", config.bind),
         format!("--advertise-address={}", config.advertise),
@@ -67,12 +63,11 @@ pub(crate) fn apiserver_args(config: &ApiServerConfig) -> Vec<String> {
         format!("--client-ca-file={ca}"),
         format!("--tls-cert-file={}", text(&config.serving.cert)),
         format!("--tls-private-key-file={}", text(&config.serving.key)),
-        format!("--kubelet-certificate-authority={ca}"),
-        format!("--kubelet-client-certificate={}", text(&config.kubelet_client.cert)),
-        format!("--kubelet-client-key={}", text(&config.kubelet_client.key)),
-        "--kubelet-preferred-address-types=InternalIP".to_owned(),
         format!("--service-account-key-file={}", text(&config.token_key.public)),
-        format!("--service-account-signing-key-file={}", text(&config.token_key.private)),
+        format!(
+            "--service-account-signing-key-file={}",
+            text(&config.token_key.private)
+        ),
         "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
@@ -80,7 +75,16 @@ pub(crate) fn apiserver_args(config: &ApiServerConfig) -> Vec<String> {
         // The control plane has no kube-proxy: webhooks and API services are reached by their pods' addresses.
         "--enable-aggregator-routing=true".to_owned(),
         "--profiling=false".to_owned(),
-    ]
+    ];
+    if let Some(client) = &config.kubelet_client {
+        args.extend([
+            format!("--kubelet-certificate-authority={ca}"),
+            format!("--kubelet-client-certificate={}", text(&client.cert)),
+            format!("--kubelet-client-key={}", text(&client.key)),
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
+        ]);
+    }
+    args
 }
 
 /// kube-controller-manager, every controller under its own ServiceAccount.
@@ -113,7 +117,9 @@ pub(crate) fn controller_manager_args(
 
 /// The pod CIDRs' prefix lengths, one flag per family in use.
 fn mask_sizes(plan: &Plan) -> Vec<String> {
-    let Some(node) = plan.nodes.first() else { return Vec::new() };
+    let Some(node) = plan.nodes.first() else {
+        return Vec::new();
+    };
     let flag = |cidr: &IpNet| match cidr {
         IpNet::V4(net) => format!("--node-cidr-mask-size-ipv4={}", net.prefix_len()),
         IpNet::V6(net) => format!("--node-cidr-mask-size-ipv6={}", net.prefix_len()),
@@ -151,17 +157,26 @@ mod tests {
     use super::*;
 
     fn masks(ip_family: IpFamily) -> Vec<String> {
-        mask_sizes(&Plan::of(&ClusterOptions { ip_family, ..ClusterOptions::default() }))
+        mask_sizes(&Plan::of(&ClusterOptions {
+            ip_family,
+            ..ClusterOptions::default()
+        }))
     }
 
     #[test]
     fn each_family_gets_the_flags_it_takes() {
         assert_eq!(masks(IpFamily::Ipv6), ["--node-cidr-mask-size=64"]);
-        assert_eq!(masks(IpFamily::Dual), ["--node-cidr-mask-size-ipv4=24", "--node-cidr-mask-size-ipv6=64"]);
+        assert_eq!(
+            masks(IpFamily::Dual),
+            ["--node-cidr-mask-size-ipv4=24", "--node-cidr-mask-size-ipv6=64"]
+        );
     }
 
     #[test]
     fn ipv6_addresses_are_bracketed_in_urls() {
-        assert_eq!(https("fd00::2".parse().unwrap_or(IpAddr::from([0; 16])), 6443), "https://[fd00::2]:6443");
+        assert_eq!(
+            https("fd00::2".parse().unwrap_or(IpAddr::from([0; 16])), 6443),
+            "https://[fd00::2]:6443"
+        );
     }
 }

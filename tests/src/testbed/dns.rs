@@ -15,7 +15,10 @@ pub(crate) fn manifest(dns_ip: IpAddr, api: Option<IpAddr>) -> String {
             r#"[{{name: KUBERNETES_SERVICE_HOST, value: "{ip}"}}, {{name: KUBERNETES_SERVICE_PORT, value: "6443"}}]"#
         ),
     };
-    MANIFEST.replace("@IMAGE@", COREDNS_IMAGE).replace("@DNS_IP@", &dns_ip.to_string()).replace("@ENV@", &env)
+    MANIFEST
+        .replace("@IMAGE@", COREDNS_IMAGE)
+        .replace("@DNS_IP@", &dns_ip.to_string())
+        .replace("@ENV@", &env)
 }
 
 #[cfg(test)]

@@ -26,14 +26,24 @@ pub(crate) fn archives(binaries: &Binaries) -> Result<Vec<PathBuf>> {
     let agnhost = binaries.path(AGNHOST);
     let coredns = binaries.path(COREDNS);
     let wanted = [
-        (agnhost.with_file_name("pause.tar"), &agnhost, vec![PAUSE], vec!["/agnhost", "pause"]),
+        (
+            agnhost.with_file_name("pause.tar"),
+            &agnhost,
+            vec![PAUSE],
+            vec!["/agnhost", "pause"],
+        ),
         (
             agnhost.with_file_name("agnhost.tar"),
             &agnhost,
             vec![AGNHOST_IMAGE, AGNHOST_UPSTREAM],
             vec!["/agnhost"],
         ),
-        (coredns.with_file_name("coredns.tar"), &coredns, vec![COREDNS_IMAGE], vec!["/coredns"]),
+        (
+            coredns.with_file_name("coredns.tar"),
+            &coredns,
+            vec![COREDNS_IMAGE],
+            vec!["/coredns"],
+        ),
     ];
     let mut paths = Vec::new();
     for (archive, program, names, entrypoint) in wanted {
@@ -51,7 +61,11 @@ fn write(archive: &Path, program: &Path, names: &[&str], entrypoint: &[&str]) ->
         entrypoint: entrypoint.iter().map(ToString::to_string).collect(),
         user: "0".to_owned(),
         base: None,
-        files: vec![LayerFile { source: program.to_owned(), target: entrypoint[0].to_owned(), mode: 0o755 }],
+        files: vec![LayerFile {
+            source: program.to_owned(),
+            target: entrypoint[0].to_owned(),
+            mode: 0o755,
+        }],
     };
     let draft = archive.with_extension("draft");
     write_archive(&spec, &draft)?;
@@ -61,7 +75,10 @@ fn write(archive: &Path, program: &Path, names: &[&str], entrypoint: &[&str]) ->
 /// Loads archives on every node, nodes side by side.
 pub(crate) fn load(nodes: &[NodePaths], archives: &[PathBuf]) -> Result<()> {
     thread::scope(|scope| {
-        let jobs: Vec<_> = nodes.iter().map(|node| scope.spawn(|| load_on(node, archives))).collect();
+        let jobs: Vec<_> = nodes
+            .iter()
+            .map(|node| scope.spawn(|| load_on(node, archives)))
+            .collect();
         for job in jobs {
             job.join().map_err(|_| anyhow!("loading images panicked"))??;
         }

@@ -24,6 +24,7 @@ mod control_plane;
 mod dns;
 mod images;
 mod kubeconfig;
+mod leash;
 mod mounts;
 mod netns;
 mod network;
@@ -134,23 +135,37 @@ impl Cluster {
     }
 
     fn from_state(paths: Paths, state: State) -> Self {
-        Self { plan: Plan::of(&state.options), paths, state }
+        Self {
+            plan: Plan::of(&state.options),
+            paths,
+            state,
+        }
     }
 
     /// Removes the cluster called `name` and everything it left, however it ended. Says whether there was anything.
     ///
     /// # Errors
     /// Without root, or when something resists.
-    pub fn down(name: &str, progress: &dyn Progress) -> Result<bool> {
+    pub fn remove(name: &str, progress: &dyn Progress) -> Result<bool> {
         let paths = Paths::of(&name.parse()?);
         require_root("removing a cluster")?;
         let lock = state::lock(&paths, progress)?;
         let existed = remains::exist(&paths)?;
         if existed {
-            step(progress, &format!("remove cluster {name}"), || remains::remove(&paths))?;
+            step(progress, &format!("remove cluster {name}"), || {
+                remains::remove(&paths)
+            })?;
         }
         lock.remove()?;
         Ok(existed)
+    }
+
+    /// Removes this cluster and everything it left.
+    ///
+    /// # Errors
+    /// Those of [`Cluster::remove`].
+    pub fn down(&self) -> Result<()> {
+        Self::remove(self.paths.name().as_str(), &Silent).map(drop)
     }
 
     /// Looks at every part of the cluster.
@@ -159,11 +174,28 @@ impl Cluster {
     /// When `kubectl` cannot be started. A part that is down is no error.
     pub fn status(&self) -> Result<Status> {
         let processes = process::records(&self.paths.records());
-        let processes = processes.into_iter().map(|r| (r.name, r.process.pid, r.process.alive())).collect();
+        let processes = processes
+            .into_iter()
+            .map(|r| (r.name, r.process.pid, r.process.alive()))
+            .collect();
         let api_ready = run(&mut self.kubectl(["get", "--raw=/readyz", "--request-timeout=5s"])).is_ok();
-        let ready = if api_ready { self.ready_nodes()? } else { Vec::new() };
-        let nodes = self.plan.nodes.iter().map(|node| (node.name.clone(), ready.contains(&node.name))).collect();
-        Ok(Status { options: self.state.options.clone(), processes, api_ready, nodes })
+        let ready = if api_ready {
+            self.ready_nodes()?
+        } else {
+            Vec::new()
+        };
+        let nodes = self
+            .plan
+            .nodes
+            .iter()
+            .map(|node| (node.name.clone(), ready.contains(&node.name)))
+            .collect();
+        Ok(Status {
+            options: self.state.options.clone(),
+            processes,
+            api_ready,
+            nodes,
+        })
     }
 
     fn ready_nodes(&self) -> Result<Vec<String>> {
@@ -220,7 +252,12 @@ impl Cluster {
     /// # Errors
     /// When containerd refuses it.
     pub fn load_image(&self, archive: &Path) -> Result<()> {
-        let nodes: Vec<_> = self.plan.nodes.iter().map(|node| self.paths.node(&node.name)).collect();
+        let nodes: Vec<_> = self
+            .plan
+            .nodes
+            .iter()
+            .map(|node| self.paths.node(&node.name))
+            .collect();
         images::load(&nodes, &[archive.to_owned()])
     }
 
@@ -231,10 +268,18 @@ impl Cluster {
     pub fn on_node(&self, node: &str, program: &str) -> Result<Command> {
         let Some(node) = self.plan.nodes.iter().find(|known| known.name == node) else {
             let names: Vec<&str> = self.plan.nodes.iter().map(|node| node.name.as_str()).collect();
-            bail!("cluster {} has no node {node}; it has {}", self.paths.name(), names.join(", "));
+            bail!(
+                "cluster {} has no node {node}; it has {}",
+                self.paths.name(),
+                names.join(", ")
+            );
         };
         let netns = self.paths.netns(&node.name);
-        Ok(command_in(&netns, Some(self.paths.node(&node.name).mount_ns()), Path::new(program)))
+        Ok(command_in(
+            &netns,
+            Some(self.paths.node(&node.name).mount_ns()),
+            Path::new(program),
+        ))
     }
 
     /// The network namespace of the pod that has address `ip`.
@@ -245,11 +290,17 @@ impl Cluster {
         for node in &self.plan.nodes {
             let results = self.paths.node(&node.name).cni_state().join("results");
             // There is no such folder before the node's first pod.
-            let Ok(entries) = fs::read_dir(&results) else { continue };
+            let Ok(entries) = fs::read_dir(&results) else {
+                continue;
+            };
             for entry in entries {
-                let path = entry.with_context(|| format!("read {}", results.display()))?.path();
+                let path = entry
+                    .with_context(|| format!("read {}", results.display()))?
+                    .path();
                 // A pod that ends meanwhile takes its file with it.
-                let Ok(text) = fs::read_to_string(&path) else { continue };
+                let Ok(text) = fs::read_to_string(&path) else {
+                    continue;
+                };
                 if let Some(sandbox) = cni::sandbox_with_address(&text, ip) {
                     return self.outside_path(&node.name, &sandbox);
                 }
@@ -263,10 +314,17 @@ impl Cluster {
         let name = format!("containerd-{node}");
         let record = process::find(&self.paths.records(), &name);
         let Some(record) = record.filter(|record| record.process.alive()) else {
-            bail!("{name} does not run: bring cluster {} up again", self.paths.name());
+            bail!(
+                "{name} does not run: bring cluster {} up again",
+                self.paths.name()
+            );
         };
         let path = PathBuf::from(format!("/proc/{}/root{inside}", record.process.pid));
-        ensure!(path.exists(), "{} is gone: the pod has just ended", path.display());
+        ensure!(
+            path.exists(),
+            "{} is gone: the pod has just ended",
+            path.display()
+        );
         Ok(path)
     }
 }
@@ -278,7 +336,11 @@ fn ready_nodes(list: &Value) -> Vec<String> {
         conditions.is_some_and(|all| all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"))
     };
     let nodes = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    nodes.iter().filter(ready).filter_map(|node| Some(node["metadata"]["name"].as_str()?.to_owned())).collect()
+    nodes
+        .iter()
+        .filter(ready)
+        .filter_map(|node| Some(node["metadata"]["name"].as_str()?.to_owned()))
+        .collect()
 }
 
 #[cfg(test)]

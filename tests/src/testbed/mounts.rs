@@ -32,8 +32,15 @@ pub(crate) struct Mount {
 pub(crate) fn parse_mountinfo(text: &str) -> Vec<Mount> {
     let line = |line: &str| {
         let (before, after) = line.split_once(" - ")?;
-        let target = before.split(' ').nth(4)?.replace("\\040", " ").replace("\\011", "\t");
-        Some(Mount { target: target.into(), kind: after.split(' ').next()?.to_owned() })
+        let target = before
+            .split(' ')
+            .nth(4)?
+            .replace("\\040", " ")
+            .replace("\\011", "\t");
+        Some(Mount {
+            target: target.into(),
+            kind: after.split(' ').next()?.to_owned(),
+        })
     };
     text.lines().filter_map(line).collect()
 }
@@ -75,7 +82,9 @@ pub(crate) fn create(node: &NodePaths) -> Result<()> {
             Err(mpsc::RecvError) => Ok(()),
         };
         drop(pinned);
-        inside.join().map_err(|_| anyhow!("the thread that made {} panicked", node.mount_ns().display()))??;
+        inside
+            .join()
+            .map_err(|_| anyhow!("the thread that made {} panicked", node.mount_ns().display()))??;
         outcome
     })
 }
@@ -88,19 +97,40 @@ fn pin(target: &Path, namespace: &str) -> Result<()> {
 /// Moves the calling thread into a new mount namespace and arranges it.
 fn populate(node: &NodePaths) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).context("make a mount namespace (takes root)")?;
-    mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NOTHING).context("make all mounts private")?;
+    mount(
+        NOTHING,
+        "/",
+        NOTHING,
+        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+        NOTHING,
+    )
+    .context("make all mounts private")?;
     forget_namespaces()?;
     for dir in OVERLAID {
         overlay(node, dir)?;
     }
-    mount(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("mount /run")?;
+    mount(
+        Some("tmpfs"),
+        "/run",
+        Some("tmpfs"),
+        MsFlags::empty(),
+        Some("mode=755"),
+    )
+    .context("mount /run")?;
     fs::create_dir("/run/netns").context("make /run/netns")?;
     link_cni_plugins()?;
     bind(&node.cni_state(), "/var/lib/cni")?;
     bind(&node.kubelet(), "/var/lib/kubelet")?;
     bind(&node.root().join("pod-logs"), "/var/log/pods")?;
     // Pods may ask for mounts that propagate, which takes a shared root.
-    mount(NOTHING, "/", NOTHING, MsFlags::MS_REC | MsFlags::MS_SHARED, NOTHING).context("make all mounts shared")
+    mount(
+        NOTHING,
+        "/",
+        NOTHING,
+        MsFlags::MS_REC | MsFlags::MS_SHARED,
+        NOTHING,
+    )
+    .context("make all mounts shared")
 }
 
 /// Unmounts copies of other people's pinned namespaces: a copy here would keep them alive after their owner removed
@@ -121,8 +151,18 @@ fn overlay(node: &NodePaths, dir: &str) -> Result<()> {
         fs::create_dir_all(part).with_context(|| format!("make folder {}", part.display()))?;
     }
     let options = format!("lowerdir={dir},upperdir={},workdir={}", text(&upper), text(&work));
-    mount(Some("overlay"), dir, Some("overlay"), MsFlags::empty(), Some(options.as_str())).with_context(|| {
-        format!("lay an overlay over {dir}; the file system of {} must allow that (ext4, xfs, tmpfs do)", upper.display())
+    mount(
+        Some("overlay"),
+        dir,
+        Some("overlay"),
+        MsFlags::empty(),
+        Some(options.as_str()),
+    )
+    .with_context(|| {
+        format!(
+            "lay an overlay over {dir}; the file system of {} must allow that (ext4, xfs, tmpfs do)",
+            upper.display()
+        )
     })
 }
 
@@ -134,7 +174,8 @@ fn link_cni_plugins() -> Result<()> {
         let Some(name) = plugin.file_name() else { continue };
         let link = Path::new("/opt/cni/bin").join(name);
         if !link.exists() {
-            std::os::unix::fs::symlink(&plugin, &link).with_context(|| format!("make link {}", link.display()))?;
+            std::os::unix::fs::symlink(&plugin, &link)
+                .with_context(|| format!("make link {}", link.display()))?;
         }
     }
     Ok(())

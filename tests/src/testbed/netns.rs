@@ -24,7 +24,9 @@ pub fn exec_in_netns<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> 
                 .with_context(|| format!("enter network namespace {} (takes root)", netns.display()))?;
             Ok(work())
         });
-        entered.join().map_err(|_| anyhow!("the work in network namespace {} panicked", netns.display()))?
+        entered
+            .join()
+            .map_err(|_| anyhow!("the work in network namespace {} panicked", netns.display()))?
     })
 }
 

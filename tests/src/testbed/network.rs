@@ -23,7 +23,10 @@ pub(crate) const CONTROL_PLANE: &str = "cp";
 /// Every namespace a cluster of these nodes has.
 pub(crate) fn members(plan: &Plan) -> Vec<String> {
     let fixed = [FABRIC, CONTROL_PLANE].map(str::to_owned);
-    fixed.into_iter().chain(plan.nodes.iter().map(|node| node.name.clone())).collect()
+    fixed
+        .into_iter()
+        .chain(plan.nodes.iter().map(|node| node.name.clone()))
+        .collect()
 }
 
 /// Builds the network of `plan`.
@@ -53,12 +56,18 @@ pub(crate) fn create(paths: &Paths, plan: &Plan) -> Result<()> {
 fn attach(paths: &Paths, member: &str, addresses: &[IpAddr]) -> Result<()> {
     let (fabric, netns) = (paths.netns_name(FABRIC), paths.netns_name(member));
     let port = format!("v-{member}");
-    ip(&fabric, &format!("link add {port} type veth peer name eth0 netns {netns}"))?;
+    ip(
+        &fabric,
+        &format!("link add {port} type veth peer name eth0 netns {netns}"),
+    )?;
     ip(&fabric, &format!("link set {port} master br0 up"))?;
     for address in addresses {
         // Duplicate address detection would only delay: nobody else is here.
         let nodad = if address.is_ipv6() { " nodad" } else { "" };
-        ip(&netns, &format!("addr add {address}/{} dev eth0{nodad}", fabric_prefix(*address)))?;
+        ip(
+            &netns,
+            &format!("addr add {address}/{} dev eth0{nodad}", fabric_prefix(*address)),
+        )?;
     }
     ip(&netns, "link set eth0 up")
 }
@@ -107,7 +116,10 @@ fn configure_kernel(netns: &Path) -> Result<()> {
 pub(crate) fn load_modules() -> Result<()> {
     let bridged = || Path::new("/proc/sys/net/bridge").exists();
     let overlay = || fs::read_to_string("/proc/filesystems").is_ok_and(|text| text.contains("\toverlay"));
-    for (module, present) in [("br_netfilter", &bridged as &dyn Fn() -> bool), ("overlay", &overlay)] {
+    for (module, present) in [
+        ("br_netfilter", &bridged as &dyn Fn() -> bool),
+        ("overlay", &overlay),
+    ] {
         if !present() {
             run(Command::new("modprobe").arg(module))
                 .with_context(|| format!("this kernel lacks {module}: load or install that module"))?;
@@ -124,7 +136,11 @@ mod tests {
 
     #[test]
     fn every_member_knows_the_way_to_every_other_nodes_pods() {
-        let options = ClusterOptions { nodes: 3, ip_family: IpFamily::Dual, ..ClusterOptions::default() };
+        let options = ClusterOptions {
+            nodes: 3,
+            ip_family: IpFamily::Dual,
+            ..ClusterOptions::default()
+        };
         let plan = Plan::of(&options);
         let node = routes(&plan, "node-2");
         let text: Vec<String> = node.iter().map(|(net, via)| format!("{net} {via}")).collect();

@@ -53,7 +53,10 @@ impl Nodes<'_> {
         let mut kubelet = self.command(node, &self.binaries.path(KUBELET));
         kubelet
             .arg(format!("--config={}", text(&own.root().join("kubelet.json"))))
-            .arg(format!("--kubeconfig={}", text(&own.root().join("kubelet.kubeconfig"))))
+            .arg(format!(
+                "--kubeconfig={}",
+                text(&own.root().join("kubelet.kubeconfig"))
+            ))
             .arg(format!("--hostname-override={}", node.name))
             .arg(format!("--node-ip={}", joined(&node.ips)));
         process::spawn(self.home, &format!("kubelet-{}", node.name), kubelet)?;
@@ -74,12 +77,17 @@ impl Nodes<'_> {
     pub(crate) fn wait_for_containerd(&self, node: &NodePlan) -> Result<()> {
         let own = self.paths.node(&node.name);
         let name = format!("containerd-{}", node.name);
-        wait::until(&format!("{name} to answer"), Duration::from_secs(30), wait::SHORT, || {
-            if run(ctr(&own).arg("version")).is_ok() {
-                return Ok(Some(()));
-            }
-            process::still_running(self.home, &name).map(|()| None)
-        })
+        wait::until(
+            &format!("{name} to answer"),
+            Duration::from_secs(30),
+            wait::SHORT,
+            || {
+                if run(ctr(&own).arg("version")).is_ok() {
+                    return Ok(Some(()));
+                }
+                process::still_running(self.home, &name).map(|()| None)
+            },
+        )
     }
 
     fn write_configuration(&self, node: &NodePlan, own: &NodePaths, pki: &Pki) -> Result<()> {
@@ -89,18 +97,36 @@ impl Nodes<'_> {
             &format!("system:node:{}", node.name),
             Some("system:nodes"),
         )?;
-        let serving = pki.server(&format!("kubelet-serving-{}", node.name), &[&node.name], &node.ips)?;
+        let serving = pki.server(
+            &format!("kubelet-serving-{}", node.name),
+            &[&node.name],
+            &node.ips,
+        )?;
         let proxy = pki.client(&format!("kube-proxy-{}", node.name), "system:kube-proxy", None)?;
         kubeconfig::write(&root.join("kubelet.kubeconfig"), self.api_url, &pki.ca(), &client)?;
-        kubeconfig::write(&root.join("kube-proxy.kubeconfig"), self.api_url, &pki.ca(), &proxy)?;
+        kubeconfig::write(
+            &root.join("kube-proxy.kubeconfig"),
+            self.api_url,
+            &pki.ca(),
+            &proxy,
+        )?;
         write(&root.join("containerd.toml"), &containerd_config(own))?;
-        write(&root.join("resolv.conf"), "# Only the cluster's own names resolve.\n")?;
+        write(
+            &root.join("resolv.conf"),
+            "# Only the cluster's own names resolve.\n",
+        )?;
         let cgroup = self.paths.cgroup_name(&node.name);
         let kubelet = kubelet_config(node, own, &cgroup, self.plan, &pki.ca(), &serving);
-        write(&root.join("kubelet.json"), &serde_json::to_string_pretty(&kubelet)?)?;
+        write(
+            &root.join("kubelet.json"),
+            &serde_json::to_string_pretty(&kubelet)?,
+        )?;
         let cni = own.overlay("/etc").join("upper/cni/net.d");
         // Written from outside, where the node's namespace shows it as /etc/cni/net.d.
-        let script = format!("mkdir -p /etc/cni/net.d && cat > /etc/cni/net.d/10-{}.conflist", cni::NETWORK);
+        let script = format!(
+            "mkdir -p /etc/cni/net.d && cat > /etc/cni/net.d/10-{}.conflist",
+            cni::NETWORK
+        );
         let mut inside = self.command(node, Path::new("sh"));
         inside.args(["-c", &script]);
         super::command::run_with_input(&mut inside, &serde_json::to_string_pretty(&cni::conflist(node))?)
@@ -125,7 +151,12 @@ impl Nodes<'_> {
 /// `ctr` for the node's containerd, in the namespace that kubelet uses.
 pub(crate) fn ctr(node: &NodePaths) -> Command {
     let mut command = Command::new("ctr");
-    command.args(["--address", &text(&node.containerd_socket()), "--namespace", "k8s.io"]);
+    command.args([
+        "--address",
+        &text(&node.containerd_socket()),
+        "--namespace",
+        "k8s.io",
+    ]);
     command
 }
 

@@ -175,7 +175,10 @@ impl ClusterOptions {
     /// # Errors
     /// When `name` is no usable [`ClusterName`].
     pub fn named(name: &str) -> Result<Self> {
-        Ok(Self { name: name.parse()?, ..Self::default() })
+        Ok(Self {
+            name: name.parse()?,
+            ..Self::default()
+        })
     }
 
     /// Says whether the numbers are within bounds.
@@ -210,8 +213,20 @@ mod tests {
 
     #[test]
     fn unknown_text_names_what_is_possible() {
-        assert!("ipv5".parse::<IpFamily>().unwrap_err().to_string().contains("ipv4, ipv6 or dual"));
-        assert!("ipvs".parse::<ProxyMode>().unwrap_err().to_string().contains("iptables, nftables or none"));
+        assert!(
+            "ipv5"
+                .parse::<IpFamily>()
+                .unwrap_err()
+                .to_string()
+                .contains("ipv4, ipv6 or dual")
+        );
+        assert!(
+            "ipvs"
+                .parse::<ProxyMode>()
+                .unwrap_err()
+                .to_string()
+                .contains("iptables, nftables or none")
+        );
     }
 
     #[test]
@@ -227,7 +242,10 @@ mod tests {
     #[test]
     fn node_counts_are_bounded() {
         for (nodes, fine) in [(0, false), (1, true), (MAX_NODES, true), (MAX_NODES + 1, false)] {
-            let options = ClusterOptions { nodes, ..ClusterOptions::default() };
+            let options = ClusterOptions {
+                nodes,
+                ..ClusterOptions::default()
+            };
             assert_eq!(options.validate().is_ok(), fine, "{nodes} nodes");
         }
     }

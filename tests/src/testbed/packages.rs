@@ -40,9 +40,16 @@ pub fn require_root(what: &str) -> Result<()> {
 
 /// Of `wanted`, those that dpkg's listing (`${Package} ${db:Status-Status}` lines) does not call installed.
 fn missing<'a>(wanted: &[&'a str], listing: &str) -> Vec<&'a str> {
-    let installed: BTreeSet<&str> =
-        listing.lines().filter_map(|line| line.strip_suffix(" installed")).map(str::trim).collect();
-    wanted.iter().copied().filter(|package| !installed.contains(package)).collect()
+    let installed: BTreeSet<&str> = listing
+        .lines()
+        .filter_map(|line| line.strip_suffix(" installed"))
+        .map(str::trim)
+        .collect();
+    wanted
+        .iter()
+        .copied()
+        .filter(|package| !installed.contains(package))
+        .collect()
 }
 
 /// Installs those of `wanted` that are missing.
@@ -56,14 +63,21 @@ pub fn ensure_installed(wanted: &[&str], progress: &dyn Progress) -> Result<()> 
         .args(wanted)
         .output();
     let Ok(known) = known else {
-        bail!("this is no Debian machine (no dpkg-query): install these and try again: {}", wanted.join(" "));
+        bail!(
+            "this is no Debian machine (no dpkg-query): install these and try again: {}",
+            wanted.join(" ")
+        );
     };
     let missing = missing(wanted, &String::from_utf8_lossy(&known.stdout));
     if missing.is_empty() {
         return Ok(());
     }
     require_root(&format!("installing the missing packages {}", missing.join(" ")))?;
-    step(progress, &format!("install packages {}", missing.join(" ")), || install(&missing))
+    step(
+        progress,
+        &format!("install packages {}", missing.join(" ")),
+        || install(&missing),
+    )
 }
 
 fn install(packages: &[&str]) -> Result<()> {
@@ -72,7 +86,11 @@ fn install(packages: &[&str]) -> Result<()> {
         command.env("DEBIAN_FRONTEND", "noninteractive").arg("--quiet=2");
         command
     };
-    let fetch = || run(apt().args(["install", "--yes", "--no-install-recommends"]).args(packages));
+    let fetch = || {
+        run(apt()
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(packages))
+    };
     if fetch().is_ok() {
         return Ok(());
     }
@@ -87,8 +105,9 @@ fn install(packages: &[&str]) -> Result<()> {
 /// # Errors
 /// When there is no Go, with the remedy.
 pub(crate) fn go_version() -> Result<String> {
-    let version = run(Command::new("go").args(["env", "GOVERSION"]))
-        .context("no Go toolchain: install Go 1.26 or newer from https://go.dev/dl and put its bin folder on PATH")?;
+    let version = run(Command::new("go").args(["env", "GOVERSION"])).context(
+        "no Go toolchain: install Go 1.26 or newer from https://go.dev/dl and put its bin folder on PATH",
+    )?;
     Ok(version.trim().to_owned())
 }
 
@@ -99,7 +118,10 @@ mod tests {
     #[test]
     fn a_package_that_is_known_but_removed_is_missing() {
         let listing = "iptables installed\nkmod not-installed\nipset config-files\n";
-        assert_eq!(missing(&["iptables", "kmod", "ipset", "runc"], listing), ["kmod", "ipset", "runc"]);
+        assert_eq!(
+            missing(&["iptables", "kmod", "ipset", "runc"], listing),
+            ["kmod", "ipset", "runc"]
+        );
     }
 
     #[test]

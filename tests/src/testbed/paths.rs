@@ -18,7 +18,10 @@ pub(crate) struct Paths {
 
 impl Paths {
     pub(crate) fn of(name: &ClusterName) -> Self {
-        Self { name: name.clone(), root: PathBuf::from(format!("/tmp/ringfence-{name}")) }
+        Self {
+            name: name.clone(),
+            root: PathBuf::from(format!("/tmp/ringfence-{name}")),
+        }
     }
 
     pub(crate) fn name(&self) -> &ClusterName {
@@ -76,7 +79,10 @@ impl Paths {
     }
 
     pub(crate) fn node(&self, node: &str) -> NodePaths {
-        NodePaths { root: self.root.join(node), mount_ns: self.namespaces().join(node) }
+        NodePaths {
+            root: self.root.join(node),
+            mount_ns: self.namespaces().join(node),
+        }
     }
 
     /// Makes the state folder, readable by root only. `/tmp` is everybody's: somebody else's folder or link of this
@@ -154,7 +160,11 @@ impl NodePaths {
 /// # Errors
 /// When none of the three variables is set.
 pub fn cache_dir() -> Result<PathBuf> {
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     if let Some(dir) = set("RINGFENCE_CACHE") {
         return Ok(dir);
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
 };
 
 /// Files of one identity.
@@ -38,11 +38,20 @@ impl Pki {
     pub(crate) fn create(dir: &Path) -> Result<Self> {
         let key = KeyPair::generate().context("make the key of the certificate authority")?;
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "ringfence-testbed");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "ringfence-testbed");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        let ca_pem = params.self_signed(&key).context("sign the certificate authority")?.pem();
-        let pki = Self { dir: dir.to_owned(), issuer: Issuer::new(params, key), ca_pem };
+        let ca_pem = params
+            .self_signed(&key)
+            .context("sign the certificate authority")?
+            .pem();
+        let pki = Self {
+            dir: dir.to_owned(),
+            issuer: Issuer::new(params, key),
+            ca_pem,
+        };
         fs::write(pki.ca(), &pki.ca_pem).with_context(|| format!("write {}", pki.ca().display()))?;
         Ok(pki)
     }
@@ -66,8 +75,11 @@ impl Pki {
     /// A certificate to serve with under these names and addresses.
     pub(crate) fn server(&self, name: &str, dns: &[&str], ips: &[IpAddr]) -> Result<Identity> {
         let names: Vec<String> = dns.iter().map(ToString::to_string).collect();
-        let mut params = CertificateParams::new(names).with_context(|| format!("names of certificate {name}"))?;
-        params.subject_alt_names.extend(ips.iter().map(|ip| SanType::IpAddress(*ip)));
+        let mut params =
+            CertificateParams::new(names).with_context(|| format!("names of certificate {name}"))?;
+        params
+            .subject_alt_names
+            .extend(ips.iter().map(|ip| SanType::IpAddress(*ip)));
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.sign(name, params)
@@ -81,17 +93,23 @@ impl Pki {
             public: self.dir.join("service-account.pub"),
         };
         write_secret(&pair.private, &key.serialize_pem())?;
-        fs::write(&pair.public, key.public_key_pem()).with_context(|| format!("write {}", pair.public.display()))?;
+        fs::write(&pair.public, key.public_key_pem())
+            .with_context(|| format!("write {}", pair.public.display()))?;
         Ok(pair)
     }
 
     fn sign(&self, name: &str, mut params: CertificateParams) -> Result<Identity> {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         let key = KeyPair::generate().with_context(|| format!("make key {name}"))?;
-        let cert = params.signed_by(&key, &self.issuer).with_context(|| format!("sign certificate {name}"))?;
-        let identity =
-            Identity { cert: self.dir.join(format!("{name}.crt")), key: self.dir.join(format!("{name}.key")) };
-        fs::write(&identity.cert, cert.pem()).with_context(|| format!("write {}", identity.cert.display()))?;
+        let cert = params
+            .signed_by(&key, &self.issuer)
+            .with_context(|| format!("sign certificate {name}"))?;
+        let identity = Identity {
+            cert: self.dir.join(format!("{name}.crt")),
+            key: self.dir.join(format!("{name}.key")),
+        };
+        fs::write(&identity.cert, cert.pem())
+            .with_context(|| format!("write {}", identity.cert.display()))?;
         write_secret(&identity.key, &key.serialize_pem())?;
         Ok(identity)
     }

@@ -83,7 +83,11 @@ impl Plan {
         });
         let service_v4 = v4_net([10, 96, 0, 0], 16);
         let service_v6 = v6_net([0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0], 112);
-        let dns_ip = if family.has_v4() { nth_v4(service_v4, 10).into() } else { nth_v6(service_v6, 10).into() };
+        let dns_ip = if family.has_v4() {
+            nth_v4(service_v4, 10).into()
+        } else {
+            nth_v6(service_v6, 10).into()
+        };
         Self {
             control_plane: fabric(family, 2),
             cluster_cidrs: per_family(
@@ -122,7 +126,11 @@ pub(crate) fn fabric_prefix(ip: IpAddr) -> u8 {
 
 /// Addresses or networks as Kubernetes' flags want them.
 pub(crate) fn joined<T: ToString>(items: &[T]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 #[cfg(test)]
@@ -132,7 +140,11 @@ mod tests {
     use super::*;
 
     fn plan(nodes: u8, ip_family: IpFamily) -> Plan {
-        Plan::of(&ClusterOptions { nodes, ip_family, ..ClusterOptions::default() })
+        Plan::of(&ClusterOptions {
+            nodes,
+            ip_family,
+            ..ClusterOptions::default()
+        })
     }
 
     #[test]
@@ -148,7 +160,11 @@ mod tests {
                 assert!(seen.insert(ip.to_string()), "{ip} twice");
             }
         }
-        assert!(plan.control_plane.iter().all(|ip| !seen.contains(&ip.to_string())));
+        assert!(
+            plan.control_plane
+                .iter()
+                .all(|ip| !seen.contains(&ip.to_string()))
+        );
     }
 
     #[test]

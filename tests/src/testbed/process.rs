@@ -64,14 +64,18 @@ pub(crate) fn stat(pid: i32) -> Option<Stat> {
 impl Process {
     /// The process that has this pid now.
     pub(crate) fn of(pid: i32) -> Option<Self> {
-        stat(pid).map(|stat| Self { pid, start_time: stat.start_time })
+        stat(pid).map(|stat| Self {
+            pid,
+            start_time: stat.start_time,
+        })
     }
 
     /// Whether it still runs. A zombie does not.
     pub(crate) fn alive(&self) -> bool {
         // Reaps it in case it is this process's own child; any other answer does not matter here.
         let _ = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
-        stat(self.pid).is_some_and(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
+        stat(self.pid)
+            .is_some_and(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
     }
 
     /// Sends a signal; a process that is gone is fine.
@@ -91,14 +95,26 @@ impl Process {
 pub(crate) fn spawn(home: &Home, name: &str, mut command: Command) -> Result<Process> {
     let log = home.log(name);
     let out = open_log(&log)?;
-    let err = out.try_clone().with_context(|| format!("duplicate {}", log.display()))?;
-    command.stdin(Stdio::null()).stdout(out).stderr(err).env(MARK, &home.mark).process_group(0);
-    let child = command.spawn().with_context(|| format!("start `{}`", line(&command)))?;
+    let err = out
+        .try_clone()
+        .with_context(|| format!("duplicate {}", log.display()))?;
+    command
+        .stdin(Stdio::null())
+        .stdout(out)
+        .stderr(err)
+        .env(MARK, &home.mark)
+        .process_group(0);
+    let child = command
+        .spawn()
+        .with_context(|| format!("start `{}`", line(&command)))?;
     let pid = i32::try_from(child.id()).context("a pid beyond i32")?;
     let Some(process) = Process::of(pid) else {
         bail!("{name} (process {pid}) vanished at once; see {}", log.display());
     };
-    let record = Record { name: name.to_owned(), process: process.clone() };
+    let record = Record {
+        name: name.to_owned(),
+        process: process.clone(),
+    };
     write_record(&home.records, &record)?;
     Ok(process)
 }
@@ -137,7 +153,9 @@ fn write_record(dir: &Path, record: &Record) -> Result<()> {
 /// Every record of the folder, sorted by name; unreadable ones are skipped, for half-written state is what a dead
 /// predecessor leaves, and the other traces find those processes.
 pub(crate) fn records(dir: &Path) -> Vec<Record> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
     let mut all: Vec<Record> = entries
         .filter_map(|entry| serde_json::from_slice(&fs::read(entry.ok()?.path()).ok()?).ok())
         .collect();
@@ -154,7 +172,12 @@ pub(crate) fn stop(process: &Process, grace: Duration) -> Result<()> {
         return Ok(());
     }
     process.signal(Signal::SIGKILL)?;
-    wait::until(&format!("killed process {} to end", process.pid), Duration::from_secs(10), pause, gone)
+    wait::until(
+        &format!("killed process {} to end", process.pid),
+        Duration::from_secs(10),
+        pause,
+        gone,
+    )
 }
 
 /// An error that explains why `name` died: the end of its log.
@@ -187,20 +210,37 @@ mod tests {
     #[test]
     fn a_command_name_with_parentheses_does_not_shift_the_fields() {
         let text = "42 (a) b) S 7 42 42 0 -1 4194560 1 0 0 0 5 6 0 0 20 0 1 0 987654 1 2 3";
-        assert_eq!(parse_stat(text), Some(Stat { state: 'S', parent: 7, start_time: 987_654 }));
+        assert_eq!(
+            parse_stat(text),
+            Some(Stat {
+                state: 'S',
+                parent: 7,
+                start_time: 987_654
+            })
+        );
     }
 
     #[test]
     fn a_reused_pid_is_another_process() {
         let me = Process::of(i32::try_from(std::process::id()).unwrap()).unwrap();
         assert!(me.alive());
-        assert!(!Process { start_time: me.start_time + 1, ..me }.alive());
+        assert!(
+            !Process {
+                start_time: me.start_time + 1,
+                ..me
+            }
+            .alive()
+        );
     }
 
     #[test]
     fn a_spawned_process_is_recorded_and_stopped() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home { records: dir.path().into(), logs: dir.path().into(), mark: dir.path().into() };
+        let home = Home {
+            records: dir.path().into(),
+            logs: dir.path().into(),
+            mark: dir.path().into(),
+        };
         let mut command = Command::new("sleep");
         command.arg("600");
         let process = spawn(&home, "sleeper", command).unwrap();

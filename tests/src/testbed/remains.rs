@@ -60,15 +60,23 @@ struct Seen {
 impl Traces {
     fn claim(&self, seen: &Seen) -> bool {
         self.recorded.contains(&seen.process)
-            || seen.mark.as_deref().is_some_and(|mark| Path::new(mark) == self.root)
-            || seen.namespaces.iter().any(|namespace| self.namespaces.contains(namespace))
+            || seen
+                .mark
+                .as_deref()
+                .is_some_and(|mark| Path::new(mark) == self.root)
+            || seen
+                .namespaces
+                .iter()
+                .any(|namespace| self.namespaces.contains(namespace))
             || self.cgroups.iter().any(|name| cgroups::holds(name, &seen.cgroup))
             || self.named_in(&seen.args)
     }
 
     /// Whether this is the command line of one of our programs working in the state folder.
     fn named_in(&self, args: &[String]) -> bool {
-        let Some((program, rest)) = args.split_first() else { return false };
+        let Some((program, rest)) = args.split_first() else {
+            return false;
+        };
         let name = program.rsplit('/').next().unwrap_or_default();
         PROGRAMS.contains(&name) && rest.iter().any(|arg| mentions(arg, &self.root))
     }
@@ -77,14 +85,23 @@ impl Traces {
 /// Whether an argument is, or ends in (`--flag=PATH`, `unix://PATH`), a path at or below `root`.
 fn mentions(arg: &str, root: &Path) -> bool {
     let root = root.to_string_lossy();
-    arg.match_indices(&*root).any(|(at, _)| arg[at + root.len()..].chars().next().is_none_or(|next| next == '/'))
+    arg.match_indices(&*root).any(|(at, _)| {
+        arg[at + root.len()..]
+            .chars()
+            .next()
+            .is_none_or(|next| next == '/')
+    })
 }
 
 /// Whether `name` is one that this cluster gives to namespaces or cgroups. Another cluster's name may begin alike.
 fn is_ours(paths: &Paths, name: &str) -> bool {
-    let Some(member) = name.strip_prefix(&format!("rf-{}-", paths.name())) else { return false };
+    let Some(member) = name.strip_prefix(&format!("rf-{}-", paths.name())) else {
+        return false;
+    };
     let is_node = |member: &str| {
-        member.strip_prefix("node-").is_some_and(|k| !k.is_empty() && k.bytes().all(|b| b.is_ascii_digit()))
+        member
+            .strip_prefix("node-")
+            .is_some_and(|k| !k.is_empty() && k.bytes().all(|b| b.is_ascii_digit()))
     };
     matches!(member, "fabric" | "cp") || is_node(member)
 }
@@ -101,10 +118,19 @@ fn netns_names(paths: &Paths) -> Result<Vec<String>> {
 fn traces(paths: &Paths) -> Result<Traces> {
     let mut pins: Vec<PathBuf> = netns_names(paths)?.iter().map(|name| netns_path(name)).collect();
     let mounted = mounts::current()?;
-    pins.extend(mounted.into_iter().filter(|m| m.kind == "nsfs").map(|m| m.target).filter(|t| t.starts_with(paths.root())));
+    pins.extend(
+        mounted
+            .into_iter()
+            .filter(|m| m.kind == "nsfs")
+            .map(|m| m.target)
+            .filter(|t| t.starts_with(paths.root())),
+    );
     Ok(Traces {
         root: paths.root().to_owned(),
-        recorded: process::records(&paths.records()).into_iter().map(|record| record.process).collect(),
+        recorded: process::records(&paths.records())
+            .into_iter()
+            .map(|record| record.process)
+            .collect(),
         // The pin of a namespace that could not be made is an ordinary file, which no process is in.
         namespaces: pins.iter().filter_map(|pin| namespace(pin)).collect(),
         cgroups: cgroups::find(|name| is_ours(paths, name))?,
@@ -120,7 +146,10 @@ fn look_around() -> Result<Vec<Seen>> {
     let family = ancestry(i32::try_from(std::process::id()).unwrap_or_default());
     let entries = fs::read_dir("/proc").context("read /proc")?;
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-    Ok(pids.filter(|pid| !family.contains(pid)).filter_map(look_at).collect())
+    Ok(pids
+        .filter(|pid| !family.contains(pid))
+        .filter_map(look_at)
+        .collect())
 }
 
 fn ancestry(mut pid: i32) -> HashSet<i32> {
@@ -135,7 +164,10 @@ fn ancestry(mut pid: i32) -> HashSet<i32> {
 fn look_at(pid: i32) -> Option<Seen> {
     let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
     let split = |bytes: Vec<u8>| -> Vec<String> {
-        bytes.split(|b| *b == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+        bytes
+            .split(|b| *b == 0)
+            .map(|part| String::from_utf8_lossy(part).into_owned())
+            .collect()
     };
     let process = Process::of(pid)?;
     let prefix = format!("{MARK}=");
@@ -143,7 +175,9 @@ fn look_at(pid: i32) -> Option<Seen> {
     Some(Seen {
         process,
         args: split(read("cmdline")),
-        mark: split(read("environ")).iter().find_map(|var| var.strip_prefix(&prefix).map(str::to_owned)),
+        mark: split(read("environ"))
+            .iter()
+            .find_map(|var| var.strip_prefix(&prefix).map(str::to_owned)),
         namespaces: [ns("net"), ns("mnt")].into_iter().flatten().collect(),
         cgroup: String::from_utf8_lossy(&read("cgroup")).into_owned(),
     })
@@ -182,21 +216,31 @@ pub(crate) fn remove(paths: &Paths) -> Result<()> {
 
 /// Again and again until a look finds none: one that dies may just have started another.
 fn kill_all(traces: &Traces) -> Result<()> {
-    wait::until("the cluster's processes to end", Duration::from_secs(30), wait::SHORT, || {
-        let mut alive = 0;
-        for seen in look_around()?.into_iter().filter(|seen| traces.claim(seen)) {
-            if seen.process.alive() {
-                alive += 1;
-                seen.process.signal(Signal::SIGKILL)?;
+    wait::until(
+        "the cluster's processes to end",
+        Duration::from_secs(30),
+        wait::SHORT,
+        || {
+            let mut alive = 0;
+            for seen in look_around()?.into_iter().filter(|seen| traces.claim(seen)) {
+                if seen.process.alive() {
+                    alive += 1;
+                    seen.process.signal(Signal::SIGKILL)?;
+                }
             }
-        }
-        Ok((alive == 0).then_some(()))
-    })
+            Ok((alive == 0).then_some(()))
+        },
+    )
 }
 
 fn unmount_all(root: &Path) -> Result<()> {
-    for found in mounts::current()?.iter().rev().filter(|found| found.target.starts_with(root)) {
-        umount2(&found.target, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", found.target.display()))?;
+    for found in mounts::current()?
+        .iter()
+        .rev()
+        .filter(|found| found.target.starts_with(root))
+    {
+        umount2(&found.target, MntFlags::MNT_DETACH)
+            .with_context(|| format!("unmount {}", found.target.display()))?;
     }
     Ok(())
 }
@@ -212,7 +256,10 @@ mod tests {
 
     fn seen() -> Seen {
         Seen {
-            process: Process { pid: 7, start_time: 70 },
+            process: Process {
+                pid: 7,
+                start_time: 70,
+            },
             args: vec!["/usr/bin/less".into(), "/tmp/ringfence-dev/logs/etcd.log".into()],
             mark: None,
             namespaces: vec![(4, 1), (4, 2)],
@@ -223,7 +270,10 @@ mod tests {
     fn traces() -> Traces {
         Traces {
             root: "/tmp/ringfence-dev".into(),
-            recorded: HashSet::from([Process { pid: 8, start_time: 80 }]),
+            recorded: HashSet::from([Process {
+                pid: 8,
+                start_time: 80,
+            }]),
             namespaces: HashSet::from([(4, 3)]),
             cgroups: vec!["rf-dev-node-1".into()],
         }
@@ -240,12 +290,31 @@ mod tests {
 
     #[test]
     fn each_trace_alone_is_enough() {
-        let recorded = Seen { process: Process { pid: 8, start_time: 80 }, ..seen() };
-        let marked = Seen { mark: Some("/tmp/ringfence-dev".into()), ..seen() };
-        let in_namespace = Seen { namespaces: vec![(4, 1), (4, 3)], ..seen() };
-        let in_cgroup = Seen { cgroup: "3:cpu:/rf-dev-node-1/kubepods\n".into(), ..seen() };
-        let shim = "/usr/bin/containerd-shim-runc-v2 -id x -address /tmp/ringfence-dev/node-1/containerd.sock";
-        let named = Seen { args: args(shim), ..seen() };
+        let recorded = Seen {
+            process: Process {
+                pid: 8,
+                start_time: 80,
+            },
+            ..seen()
+        };
+        let marked = Seen {
+            mark: Some("/tmp/ringfence-dev".into()),
+            ..seen()
+        };
+        let in_namespace = Seen {
+            namespaces: vec![(4, 1), (4, 3)],
+            ..seen()
+        };
+        let in_cgroup = Seen {
+            cgroup: "3:cpu:/rf-dev-node-1/kubepods\n".into(),
+            ..seen()
+        };
+        let shim =
+            "/usr/bin/containerd-shim-runc-v2 -id x -address /tmp/ringfence-dev/node-1/containerd.sock";
+        let named = Seen {
+            args: args(shim),
+            ..seen()
+        };
         for one in [recorded, marked, in_namespace, in_cgroup, named] {
             assert!(traces().claim(&one), "{one:?}");
         }
@@ -253,10 +322,25 @@ mod tests {
 
     #[test]
     fn a_reused_pid_and_a_like_named_cluster_are_left_alone() {
-        let reused = Seen { process: Process { pid: 8, start_time: 81 }, ..seen() };
-        let other_mark = Seen { mark: Some("/tmp/ringfence-dev2".into()), ..seen() };
-        let other = Seen { args: args("kubelet --config=/tmp/ringfence-dev2/node-1/kubelet.json"), ..seen() };
-        let only_a_name = Seen { args: args("/usr/bin/containerd --config /etc/containerd.toml"), ..seen() };
+        let reused = Seen {
+            process: Process {
+                pid: 8,
+                start_time: 81,
+            },
+            ..seen()
+        };
+        let other_mark = Seen {
+            mark: Some("/tmp/ringfence-dev2".into()),
+            ..seen()
+        };
+        let other = Seen {
+            args: args("kubelet --config=/tmp/ringfence-dev2/node-1/kubelet.json"),
+            ..seen()
+        };
+        let only_a_name = Seen {
+            args: args("/usr/bin/containerd --config /etc/containerd.toml"),
+            ..seen()
+        };
         for one in [reused, other_mark, other, only_a_name] {
             assert!(!traces().claim(&one), "{one:?}");
         }
@@ -265,7 +349,11 @@ mod tests {
     #[test]
     fn paths_are_found_inside_flags_and_urls() {
         let root = Path::new("/tmp/ringfence-dev");
-        for arg in ["/tmp/ringfence-dev", "--data-dir=/tmp/ringfence-dev/etcd", "unix:///tmp/ringfence-dev/a.sock"] {
+        for arg in [
+            "/tmp/ringfence-dev",
+            "--data-dir=/tmp/ringfence-dev/etcd",
+            "unix:///tmp/ringfence-dev/a.sock",
+        ] {
             assert!(mentions(arg, root), "{arg}");
         }
         assert!(!mentions("/tmp/ringfence-dev-2/x", root));
@@ -283,6 +371,11 @@ mod tests {
         let me = i32::try_from(std::process::id()).unwrap();
         let family = ancestry(me);
         assert!(family.contains(&me) && family.contains(&process::stat(me).unwrap().parent));
-        assert!(look_around().unwrap().iter().all(|seen| !family.contains(&seen.process.pid)));
+        assert!(
+            look_around()
+                .unwrap()
+                .iter()
+                .all(|seen| !family.contains(&seen.process.pid))
+        );
     }
 }

@@ -63,9 +63,14 @@ fn reusable(
     binaries: &Binaries,
     progress: &dyn Progress,
 ) -> Result<Option<Cluster>> {
-    let Some(state) = State::read(paths)? else { return Ok(None) };
+    let Some(state) = State::read(paths)? else {
+        return Ok(None);
+    };
     if !state.serves(options, &binaries.fingerprint()) {
-        progress.note(&format!("cluster {} is unfinished or was made otherwise: it is made anew", options.name));
+        progress.note(&format!(
+            "cluster {} is unfinished or was made otherwise: it is made anew",
+            options.name
+        ));
         return Ok(None);
     }
     let cluster = Cluster::from_state(paths.clone(), state);
@@ -73,7 +78,10 @@ fn reusable(
         progress.note(&format!("cluster {} is up already", options.name));
         return Ok(Some(cluster));
     }
-    progress.note(&format!("cluster {} is not in good health: it is made anew", options.name));
+    progress.note(&format!(
+        "cluster {} is not in good health: it is made anew",
+        options.name
+    ));
     Ok(None)
 }
 
@@ -93,8 +101,19 @@ impl<'a> Start<'a> {
         binaries: &'a Binaries,
         progress: &'a dyn Progress,
     ) -> Self {
-        let home = Home { records: paths.records(), logs: paths.logs(), mark: paths.root().to_owned() };
-        Self { home, plan: Plan::of(options), paths, options, binaries, progress }
+        let home = Home {
+            records: paths.records(),
+            logs: paths.logs(),
+            mark: paths.root().to_owned(),
+        };
+        Self {
+            home,
+            plan: Plan::of(options),
+            paths,
+            options,
+            binaries,
+            progress,
+        }
     }
 
     fn run(&self, archives: &[PathBuf]) -> Result<Cluster> {
@@ -108,30 +127,58 @@ impl<'a> Start<'a> {
             proxy_mode: self.options.proxy_mode,
         };
         self.paths.create()?;
-        let (cluster, pki) = step(self.progress, "make the network and start the control plane", || {
-            network::load_modules()?;
-            network::create(&self.paths, &self.plan)?;
-            mounts::prepare_pins(&self.paths.namespaces())?;
-            let pki = Pki::create(&self.paths.pki())?;
-            Ok((self.start_api_server(&pki)?, pki))
-        })?;
-        step(self.progress, "start containerd on every node and load the images", || {
-            self.plan.nodes.iter().try_for_each(|node| nodes.prepare(node, &pki))?;
-            self.plan.nodes.iter().try_for_each(|node| nodes.wait_for_containerd(node))?;
-            let all: Vec<_> = self.plan.nodes.iter().map(|node| self.paths.node(&node.name)).collect();
-            images::load(&all, archives)
-        })?;
-        step(self.progress, "wait for the API server and start the controllers", || {
-            self.wait_for_api(&cluster)?;
-            self.start_controllers(&pki, &api_url)
-        })?;
+        let (cluster, pki) = step(
+            self.progress,
+            "make the network and start the control plane",
+            || {
+                network::load_modules()?;
+                network::create(&self.paths, &self.plan)?;
+                mounts::prepare_pins(&self.paths.namespaces())?;
+                let pki = Pki::create(&self.paths.pki())?;
+                Ok((self.start_api_server(&pki)?, pki))
+            },
+        )?;
+        step(
+            self.progress,
+            "start containerd on every node and load the images",
+            || {
+                self.plan
+                    .nodes
+                    .iter()
+                    .try_for_each(|node| nodes.prepare(node, &pki))?;
+                self.plan
+                    .nodes
+                    .iter()
+                    .try_for_each(|node| nodes.wait_for_containerd(node))?;
+                let all: Vec<_> = self
+                    .plan
+                    .nodes
+                    .iter()
+                    .map(|node| self.paths.node(&node.name))
+                    .collect();
+                images::load(&all, archives)
+            },
+        )?;
+        step(
+            self.progress,
+            "wait for the API server and start the controllers",
+            || {
+                self.wait_for_api(&cluster)?;
+                self.start_controllers(&pki, &api_url)
+            },
+        )?;
         step(self.progress, "start the nodes", || {
-            run_with_input(&mut cluster.kubectl(["create", "--filename=-"]), &node_objects(&self.plan).to_string())?;
+            run_with_input(
+                &mut cluster.kubectl(["create", "--filename=-"]),
+                &node_objects(&self.plan).to_string(),
+            )?;
             self.plan.nodes.iter().try_for_each(|node| nodes.start(node))?;
-            self.apply_dns(&cluster)?;
             self.wait_for_nodes(&cluster)
         })?;
-        step(self.progress, "wait for the cluster's DNS", || self.wait_for_dns(&cluster))?;
+        // Only now, so that its pods spread over all nodes.
+        step(self.progress, "start the cluster's DNS", || {
+            self.start_dns(&cluster)
+        })?;
         let mut state = cluster.state;
         state.ready = true;
         state.write(&self.paths)?;
@@ -148,12 +195,21 @@ impl<'a> Start<'a> {
     fn start_api_server(&self, pki: &Pki) -> Result<Cluster> {
         let (etcd, peer) = (2379, 2380);
         let etcd_args = control_plane::etcd_args(&self.paths.root().join("etcd"), etcd, peer);
-        process::spawn(&self.home, "etcd", self.inside(&self.binaries.path(ETCD), etcd_args))?;
+        process::spawn(
+            &self.home,
+            "etcd",
+            self.inside(&self.binaries.path(ETCD), etcd_args),
+        )?;
         let v6 = self.options.ip_family.has_v6();
-        let any: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let any: IpAddr = if v6 {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
         let mut ips = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         ips.extend(self.plan.control_plane.iter().chain(&self.plan.api_service_ips()));
-        let (serving, kubelet_client) = control_plane::api_identities(pki, &ips)?;
+        let serving = pki.server("kube-apiserver", control_plane::API_NAMES, &ips)?;
+        let kubelet_client = pki.client("kubelet-client", "kubelet-client", Some("system:masters"))?;
         let config = ApiServerConfig {
             etcd: format!("http://127.0.0.1:{etcd}"),
             bind: any,
@@ -162,17 +218,25 @@ impl<'a> Start<'a> {
             service_cidrs: self.plan.service_cidrs.clone(),
             ca: pki.ca(),
             serving,
-            kubelet_client,
+            kubelet_client: Some(kubelet_client),
             token_key: pki.token_key()?,
         };
         let args = control_plane::apiserver_args(&config);
-        process::spawn(&self.home, "kube-apiserver", self.inside(&self.binaries.path(KUBE_APISERVER), args))?;
+        process::spawn(
+            &self.home,
+            "kube-apiserver",
+            self.inside(&self.binaries.path(KUBE_APISERVER), args),
+        )?;
         let port = self.start_relay()?;
         let admin = pki.client("admin", "ringfence-admin", Some("system:masters"))?;
         let url = control_plane::https(Ipv4Addr::LOCALHOST.into(), port);
         kubeconfig::write(&self.paths.kubeconfig(), &url, &pki.ca(), &admin)?;
-        let state =
-            State::new(self.options, self.binaries.fingerprint(), port, self.binaries.path(KUBECTL));
+        let state = State::new(
+            self.options,
+            self.binaries.fingerprint(),
+            port,
+            self.binaries.path(KUBECTL),
+        );
         state.write(&self.paths)?;
         Ok(Cluster::from_state(self.paths.clone(), state))
     }
@@ -181,11 +245,15 @@ impl<'a> Start<'a> {
     /// at a unix socket, which is not bound to any network namespace. Gives the port on 127.0.0.1.
     fn start_relay(&self) -> Result<u16> {
         let socket = text(&self.paths.api_socket());
-        let to_api = format!("TCP:{},nodelay", std::net::SocketAddr::new(self.plan.control_plane[0], API_PORT));
+        let to_api = format!(
+            "TCP:{},nodelay",
+            std::net::SocketAddr::new(self.plan.control_plane[0], API_PORT)
+        );
         let inner = vec![format!("UNIX-LISTEN:{socket},fork,unlink-early,mode=600"), to_api];
         process::spawn(&self.home, "relay-inner", self.inside(Path::new("socat"), inner))?;
         // The port is free now; if somebody takes it before socat does, the log says so and `up` fails.
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1")?;
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port on 127.0.0.1")?;
         let port = listener.local_addr().context("read the free port")?.port();
         drop(listener);
         let mut outer = Command::new("socat");
@@ -197,13 +265,19 @@ impl<'a> Start<'a> {
 
     fn wait_for_api(&self, cluster: &Cluster) -> Result<()> {
         let pause = Duration::from_millis(200);
-        wait::until("the API server to be ready", Duration::from_secs(90), pause, || {
-            for name in ["etcd", "kube-apiserver", "relay-inner", "relay-outer"] {
-                process::still_running(&self.home, name)?;
-            }
-            let ready = run(&mut cluster.kubectl(["get", "--raw=/readyz", "--request-timeout=5s"])).is_ok();
-            Ok(ready.then_some(()))
-        })
+        wait::until(
+            "the API server to be ready",
+            Duration::from_secs(90),
+            pause,
+            || {
+                for name in ["etcd", "kube-apiserver", "relay-inner", "relay-outer"] {
+                    process::still_running(&self.home, name)?;
+                }
+                let ready =
+                    run(&mut cluster.kubectl(["get", "--raw=/readyz", "--request-timeout=5s"])).is_ok();
+                Ok(ready.then_some(()))
+            },
+        )
     }
 
     fn start_controllers(&self, pki: &Pki, api_url: &str) -> Result<()> {
@@ -219,7 +293,11 @@ impl<'a> Start<'a> {
         let program = self.binaries.path(KUBE_CONTROLLER_MANAGER);
         process::spawn(&self.home, "kube-controller-manager", self.inside(&program, args))?;
         let args = control_plane::scheduler_args(&log_in("kube-scheduler")?);
-        process::spawn(&self.home, "kube-scheduler", self.inside(&self.binaries.path(KUBE_SCHEDULER), args))?;
+        process::spawn(
+            &self.home,
+            "kube-scheduler",
+            self.inside(&self.binaries.path(KUBE_SCHEDULER), args),
+        )?;
         Ok(())
     }
 
@@ -233,14 +311,20 @@ impl<'a> Start<'a> {
         })
     }
 
-    fn apply_dns(&self, cluster: &Cluster) -> Result<()> {
+    fn start_dns(&self, cluster: &Cluster) -> Result<()> {
         let direct = (self.options.proxy_mode == ProxyMode::None).then_some(self.plan.control_plane[0]);
         let manifest = dns::manifest(self.plan.dns_ip, direct);
-        run_with_input(&mut cluster.kubectl(["apply", "--server-side", "--filename=-"]), &manifest).map(drop)
-    }
-
-    fn wait_for_dns(&self, cluster: &Cluster) -> Result<()> {
-        let arguments = ["--namespace=kube-system", "rollout", "status", "deployment/coredns", "--timeout=90s"];
+        run_with_input(
+            &mut cluster.kubectl(["apply", "--server-side", "--filename=-"]),
+            &manifest,
+        )?;
+        let arguments = [
+            "--namespace=kube-system",
+            "rollout",
+            "status",
+            "deployment/coredns",
+            "--timeout=90s",
+        ];
         run(&mut cluster.kubectl(arguments)).map(drop)
     }
 }

@@ -30,8 +30,20 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn new(options: &ClusterOptions, fingerprint: String, api_port: u16, kubectl: PathBuf) -> Self {
-        Self { layout: LAYOUT, options: options.clone(), fingerprint, ready: false, api_port, kubectl }
+    pub(crate) fn new(
+        options: &ClusterOptions,
+        fingerprint: String,
+        api_port: u16,
+        kubectl: PathBuf,
+    ) -> Self {
+        Self {
+            layout: LAYOUT,
+            options: options.clone(),
+            fingerprint,
+            ready: false,
+            api_port,
+            kubectl,
+        }
     }
 
     /// Whether a cluster with this state is what `up` would build now.
@@ -85,15 +97,24 @@ pub(crate) fn lock(paths: &Paths, progress: &dyn Progress) -> Result<Lock> {
             .with_context(|| format!("open lock {}", path.display()))?;
         let locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Err((file, Errno::EWOULDBLOCK)) => {
-                progress.note(&format!("wait: another command is working on cluster {}", paths.name()));
+                progress.note(&format!(
+                    "wait: another command is working on cluster {}",
+                    paths.name()
+                ));
                 Flock::lock(file, FlockArg::LockExclusive)
             }
             outcome => outcome,
         };
-        let file = locked.map_err(|(_, error)| error).with_context(|| format!("lock {}", path.display()))?;
+        let file = locked
+            .map_err(|(_, error)| error)
+            .with_context(|| format!("lock {}", path.display()))?;
         // Whoever had it may have removed the file: then this lock excludes nobody.
-        let held = file.metadata().with_context(|| format!("look at {}", path.display()))?;
-        if fs::symlink_metadata(&path).is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino())) {
+        let held = file
+            .metadata()
+            .with_context(|| format!("look at {}", path.display()))?;
+        if fs::symlink_metadata(&path)
+            .is_ok_and(|there| (there.dev(), there.ino()) == (held.dev(), held.ino()))
+        {
             return Ok(Lock { path, _file: file });
         }
     }
@@ -107,11 +128,32 @@ mod tests {
     #[test]
     fn only_a_whole_cluster_of_the_same_making_serves() {
         let options = ClusterOptions::default();
-        let whole = State { ready: true, ..State::new(&options, "a".into(), 1, "k".into()) };
+        let whole = State {
+            ready: true,
+            ..State::new(&options, "a".into(), 1, "k".into())
+        };
         assert!(whole.serves(&options, "a"));
         assert!(!whole.serves(&options, "b"));
-        assert!(!whole.serves(&ClusterOptions { nodes: 3, ..options.clone() }, "a"));
-        assert!(!State { ready: false, ..whole.clone() }.serves(&options, "a"));
-        assert!(!State { layout: LAYOUT + 1, ..whole }.serves(&options, "a"));
+        assert!(!whole.serves(
+            &ClusterOptions {
+                nodes: 3,
+                ..options.clone()
+            },
+            "a"
+        ));
+        assert!(
+            !State {
+                ready: false,
+                ..whole.clone()
+            }
+            .serves(&options, "a")
+        );
+        assert!(
+            !State {
+                layout: LAYOUT + 1,
+                ..whole
+            }
+            .serves(&options, "a")
+        );
     }
 }
