@@ -5,9 +5,12 @@
 //!   testbed::Cluster ── up/down ──► namespaces, containerd, kubelet, kube-proxy, CoreDNS
 //!   testbed::ApiServer ───────────► etcd + kube-apiserver on loopback, for suites that need no node
 //!   images ───────────────────────► OCI archives, written without a container engine
+//!   shop ───────────────────────► examples/three-tier: who should reach whom, and who does
 //!   probe ────────────────────────► "can this pod open that address?", asked with a real socket
 //! ```
 
 pub mod images;
+pub mod kube_objects;
 pub mod probe;
+pub mod shop;
 pub mod testbed;
