@@ -29,11 +29,16 @@ pub(crate) fn policies_in(
         return Vec::new();
     };
     let mut policies = egress(view, access, owner, &target);
-    policies.extend(ingress(access, owner, target));
+    policies.extend(ingress(view, access, owner, target));
     policies
 }
 
-fn ingress(access: &ServiceAccess, owner: &ZeroTrustNamespace, target: Target) -> Option<NetworkPolicy> {
+fn ingress(
+    view: &ClusterView,
+    access: &ServiceAccess,
+    owner: &ZeroTrustNamespace,
+    target: Target,
+) -> Option<NetworkPolicy> {
     let key = crate::view::key(access);
     if owner.namespace().as_deref() != Some(&key.namespace) || !owner.spec.default_deny.ingress {
         return None;
@@ -51,7 +56,7 @@ fn ingress(access: &ServiceAccess, owner: &ZeroTrustNamespace, target: Target) -
         namespace: &key.namespace,
         purpose: Purpose::AccessIngress,
         origin: &Origin::from(access),
-        owners: owned_by_access(access),
+        owners: owned_by_access(view, access),
         pods,
         direction: Direction::Ingress,
         opening: Opening::To {

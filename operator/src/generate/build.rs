@@ -196,9 +196,13 @@ pub(crate) fn owned_by_zero_trust(
         .collect()
 }
 
-/// The reference by which a ServiceAccess owns policies of its namespace. There is no anchor: without them, less is open.
-pub(crate) fn owned_by_access(owner: &ServiceAccess) -> Vec<OwnerReference> {
-    vec![reference::<ServiceAccess>(owner)]
+/// The references by which a ServiceAccess owns policies of its namespace, with the same anchor: when it is deleted together
+/// with the ZeroTrustNamespace, its policies isolate pods until they are removed in their turn.
+pub(crate) fn owned_by_access(view: &ClusterView, owner: &ServiceAccess) -> Vec<OwnerReference> {
+    [reference::<ServiceAccess>(owner)]
+        .into_iter()
+        .chain(view.anchor.clone())
+        .collect()
 }
 
 /// A controlling reference. It does not block the owner's deletion, which would need a permission on the owner's finalizers.

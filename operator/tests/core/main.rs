@@ -1,0 +1,11 @@
+//! The pure core, from the outside: users' resources in, policies, writes and statuses out.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod cluster;
+mod generate;
+mod generate_properties;
+mod ownership;
+mod random;
+mod status;
+mod transition;
+mod transition_properties;

@@ -1,0 +1,250 @@
+//! Random clusters: two namespaces and their pods, Services, grants and foreign policies, small enough that things meet.
+
+use proptest::prelude::*;
+use ringfence_operator::view::ClusterView;
+use serde_json::{Value, json};
+
+use crate::cluster::{anchor, insert};
+
+/// The namespace whose policies are written.
+pub(crate) const HOME: &str = "home";
+/// Another one.
+pub(crate) const AWAY: &str = "away";
+
+/// What stays as it is in a transition.
+#[derive(Clone)]
+pub(crate) struct Ground {
+    pub(crate) pods: Vec<Value>,
+    pub(crate) foreign: Vec<Value>,
+}
+
+/// What users change.
+#[derive(Clone)]
+pub(crate) struct Wishes {
+    pub(crate) zero_trust: Option<Value>,
+    pub(crate) others: Vec<Value>,
+}
+
+impl std::fmt::Debug for Ground {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.pods
+            .iter()
+            .chain(&self.foreign)
+            .try_for_each(|object| write!(f, "\n{object}"))
+    }
+}
+
+impl std::fmt::Debug for Wishes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.zero_trust
+            .iter()
+            .chain(&self.others)
+            .try_for_each(|object| write!(f, "\n{object}"))
+    }
+}
+
+pub(crate) fn ground() -> impl Strategy<Value = Ground> {
+    let pods = prop::collection::vec((prop::sample::select(vec![HOME, HOME, AWAY]), labels()), 1..6);
+    let foreign = prop::collection::vec(foreign(), 0..3);
+    (pods, foreign).prop_map(|(pods, foreign)| Ground {
+        pods: pods
+            .into_iter()
+            .enumerate()
+            .map(|(n, (namespace, labels))| pod(n, namespace, &labels))
+            .collect(),
+        foreign: foreign
+            .into_iter()
+            .enumerate()
+            .map(|(n, spec)| policy(n, &spec))
+            .collect(),
+    })
+}
+
+pub(crate) fn wishes() -> impl Strategy<Value = Wishes> {
+    let accesses = prop::collection::vec(access(), 0..4);
+    (
+        prop::option::weighted(0.8, zero_trust()),
+        accesses,
+        service(),
+        service(),
+    )
+        .prop_map(|(zero_trust, accesses, first, second)| {
+            let mut others = vec![
+                named("Service", "first", &first),
+                named("Service", "second", &second),
+            ];
+            for (n, spec) in accesses.iter().enumerate() {
+                others.push(named("ServiceAccess", &format!("access-{n}"), spec));
+            }
+            Wishes {
+                zero_trust: zero_trust.map(|spec| named("ZeroTrustNamespace", "default", &spec)),
+                others,
+            }
+        })
+}
+
+/// The cluster with these wishes and nothing written yet.
+pub(crate) fn cluster(ground: &Ground, wishes: &Wishes) -> ClusterView {
+    let mut view = ClusterView {
+        anchor: Some(anchor()),
+        ..ClusterView::default()
+    };
+    for name in [HOME, AWAY, "kube-system"] {
+        insert(
+            &mut view,
+            json!({"kind": "Namespace", "metadata": {"name": name, "labels": {"team": name}}}),
+        );
+    }
+    let dns = json!({"selector": {"app": "dns"}, "ports": [{"port": 53, "protocol": "UDP"}]});
+    let mut service = named("Service", "kube-dns", &dns);
+    service["metadata"]["namespace"] = json!("kube-system");
+    insert(&mut view, service);
+    for object in ground
+        .pods
+        .iter()
+        .chain(&ground.foreign)
+        .chain(&wishes.others)
+        .chain(&wishes.zero_trust)
+    {
+        insert(&mut view, object.clone());
+    }
+    view
+}
+
+/// The same cluster with other wishes and the policies that are there.
+pub(crate) fn with_policies_of(before: &ClusterView, mut after: ClusterView) -> ClusterView {
+    after.policies = before.policies.clone();
+    after
+}
+
+fn labels() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!({"app": "x"}),
+        json!({"app": "y"}),
+        json!({"app": "x", "tier": "1"}),
+        json!({"app": "y", "tier": "1"}),
+        json!({"tier": "2"}),
+        json!({}),
+    ])
+}
+
+fn selector() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![
+        json!({}),
+        json!({"matchLabels": {"app": "x"}}),
+        json!({"matchLabels": {"app": "y"}}),
+        json!({"matchLabels": {"app": "x", "tier": "1"}}),
+        json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}),
+        json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["x"]}]}),
+    ])
+}
+
+/// A peer as users write it, which is a peer as NetworkPolicies write it, too.
+fn peer() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        selector().prop_map(|pods| json!({"podSelector": pods})),
+        selector().prop_map(
+            |pods| json!({"namespaceSelector": {"matchLabels": {"team": AWAY}}, "podSelector": pods})
+        ),
+        Just(json!({"namespaceSelector": {}})),
+    ]
+}
+
+fn zero_trust() -> impl Strategy<Value = Value> {
+    let denied = prop::sample::select(vec![(true, true), (true, false), (false, true)]);
+    let monitoring = prop::option::of((prop::collection::vec(peer(), 1..3), prop::option::of(port())));
+    (denied, any::<bool>(), any::<bool>(), monitoring, any::<bool>()).prop_map(
+        |((ingress, egress), dns, same, monitoring, accept)| {
+            let mut spec = json!({
+                "mode": "Enforce",
+                "defaultDeny": {"ingress": ingress, "egress": egress},
+                "allow": {"dns": {"enabled": dns}, "sameNamespace": if same { "All" } else { "None" }},
+            });
+            if let Some((from, port)) = monitoring {
+                let ports: Vec<Value> = port.into_iter().map(|port| json!({"port": port})).collect();
+                spec["allow"]["monitoring"] = json!({"from": from, "ports": ports});
+            }
+            if accept {
+                spec["acceptEgressFrom"] = json!([{"namespace": AWAY}]);
+            }
+            spec
+        },
+    )
+}
+
+fn access() -> impl Strategy<Value = Value> {
+    let target = prop::sample::select(vec!["first", "second", "missing"]);
+    (target, prop::collection::vec(peer(), 1..3), prop::option::of(prop::sample::select(vec![80, 81])))
+        .prop_map(|(name, clients, port)| {
+            json!({"targetRef": {"name": name}, "clients": clients, "ports": port.into_iter().collect::<Vec<_>>()})
+        })
+}
+
+fn service() -> impl Strategy<Value = Value> {
+    let selected = prop::sample::select(vec![
+        json!({"app": "x"}),
+        json!({"app": "y"}),
+        json!({"tier": "1"}),
+    ]);
+    (selected, target(), target()).prop_map(|(selector, one, other)| {
+        json!({"selector": selector, "ports": [
+            {"name": "one", "port": 80, "targetPort": one},
+            {"name": "other", "port": 81, "targetPort": other},
+        ]})
+    })
+}
+
+fn target() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![json!(8080), json!(8081), json!("http")])
+}
+
+fn port() -> impl Strategy<Value = Value> {
+    prop::sample::select(vec![json!(8080), json!(9090), json!("http")])
+}
+
+fn foreign() -> impl Strategy<Value = Value> {
+    let types = prop::sample::select(vec![
+        json!(["Ingress"]),
+        json!(["Egress"]),
+        json!(["Ingress", "Egress"]),
+    ]);
+    let opening = prop::option::of((peer(), prop::option::of(port())));
+    (selector(), types, opening).prop_map(|(pods, types, opening)| {
+        let mut spec = json!({"podSelector": pods, "policyTypes": types});
+        if let Some((peer, port)) = opening {
+            let ports: Vec<Value> = port
+                .into_iter()
+                .map(|port| json!({"port": port, "protocol": "TCP"}))
+                .collect();
+            for direction in types.as_array().unwrap() {
+                let (rules, peers) = if direction == "Ingress" {
+                    ("ingress", "from")
+                } else {
+                    ("egress", "to")
+                };
+                spec[rules] = json!([{peers: [peer], "ports": ports}]);
+            }
+        }
+        spec
+    })
+}
+
+fn pod(n: usize, namespace: &str, labels: &Value) -> Value {
+    // Every pod is on a node of its own: a pod and its own node are always connected, whatever policies say.
+    json!({
+        "kind": "Pod",
+        "metadata": {"name": format!("pod-{n}"), "namespace": namespace, "labels": labels},
+        "spec": {"nodeName": format!("node-{n}"), "containers": [
+            {"name": "main", "ports": [{"name": "http", "containerPort": if n % 2 == 0 { 8080 } else { 8081 }}]},
+        ]},
+        "status": {"phase": "Running", "podIP": format!("10.0.0.{n}"), "podIPs": [{"ip": format!("10.0.0.{n}")}]},
+    })
+}
+
+fn policy(n: usize, spec: &Value) -> Value {
+    json!({"kind": "NetworkPolicy", "metadata": {"name": format!("foreign-{n}"), "namespace": HOME}, "spec": spec})
+}
+
+fn named(kind: &str, name: &str, spec: &Value) -> Value {
+    json!({"kind": kind, "metadata": {"name": name, "namespace": HOME}, "spec": spec})
+}
