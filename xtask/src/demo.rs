@@ -1,11 +1,13 @@
 //! `cargo xtask demo`: the main job, end to end, on a real cluster.
 
 use std::io::IsTerminal;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use ringfence_tests::deploy::{self, source_path};
+use ringfence_tests::deploy;
+use ringfence_tests::source;
 use ringfence_tests::kube_objects::kubectl;
 use ringfence_tests::shop::{self, App, Cell, Matrix, Target};
 use ringfence_tests::testbed::{Cluster, ClusterOptions, Console};
@@ -22,8 +24,8 @@ pub(crate) struct DemoArgs {
 const CLUSTER: &str = "demo";
 
 /// Sets everything up, shows the shop before and after, and takes everything down again unless told to keep it.
-pub(crate) fn run(args: &DemoArgs) -> Result<()> {
-    let options = ClusterOptions { name: CLUSTER.to_owned(), ..ClusterOptions::default() };
+pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
+    let options = ClusterOptions::named(CLUSTER)?;
     heading("A real Kubernetes cluster of two nodes on this machine");
     let cluster = Cluster::up(&options, &Console::default())?;
     let shown = show(&cluster);
@@ -31,9 +33,9 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         what_next(&cluster);
     } else {
         heading("Taking the cluster down (keep it with --keep)");
-        cluster.down()?;
+        Cluster::down(CLUSTER, &Console::default())?;
     }
-    shown
+    shown.map(|()| ExitCode::SUCCESS)
 }
 
 fn show(cluster: &Cluster) -> Result<()> {
@@ -47,7 +49,7 @@ fn show(cluster: &Cluster) -> Result<()> {
     print_matrix(&before);
 
     heading("Zero trust: kubectl apply -f examples/three-tier/zero-trust.yaml");
-    println!("{}", std::fs::read_to_string(source_path("examples/three-tier/zero-trust.yaml"))?);
+    println!("{}", std::fs::read_to_string(source::path("examples/three-tier/zero-trust.yaml"))?);
     deploy::close_shop(cluster)?;
     let after = settle(cluster, shop::after)?;
     heading("Who reaches whom AFTER");

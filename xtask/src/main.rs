@@ -1,6 +1,9 @@
 //! Developer commands: `cargo xtask COMMAND`. Each is a thin caller of a library.
 
 mod cluster;
+mod crdgen;
+mod images;
+mod test;
 
 use std::process::ExitCode;
 
@@ -18,11 +21,20 @@ struct Cli {
 enum Command {
     /// A real Kubernetes cluster on this machine.
     Cluster(cluster::Arguments),
+    /// Build both images as OCI archives, without a container engine.
+    Images(images::Arguments),
+    /// Write the files that are generated from the API types: config/crd.
+    Crdgen,
+    /// Run every check, the cheap ones first.
+    Test(test::TestArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Cluster(arguments) => cluster::run(&arguments),
+        Command::Images(arguments) => images::run(&arguments),
+        Command::Crdgen => crdgen::run(),
+        Command::Test(arguments) => test::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

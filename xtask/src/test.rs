@@ -2,11 +2,12 @@
 
 use std::env;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use ringfence_tests::testbed::{self, Console};
 
 /// What to test, and how long.
 #[derive(Debug, Args)]
@@ -27,38 +28,82 @@ struct Stage {
     name: &'static str,
     /// What it shows.
     about: &'static str,
+    /// What it needs on the machine, made before it starts so that its own time is that of the tests.
+    needs: &'static [Need],
     cargo: &'static [&'static str],
+}
+
+/// What a stage needs on the machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// The Debian packages of a node: iptables, ipset and so on.
+    Packages,
+    /// etcd, the API server and kubectl, built from their sources.
+    ApiServer,
+    /// Everything that a cluster runs, built from its sources.
+    Cluster,
 }
 
 /// Cheapest first, so that a mistake is told as early as it can be.
 const STAGES: &[Stage] = &[
-    Stage { name: "format", about: "rustfmt agrees", cargo: &["fmt", "--all", "--check"] },
+    Stage {
+        name: "format",
+        about: "rustfmt agrees",
+        needs: &[],
+        cargo: &["fmt", "--all", "--check"],
+    },
     Stage {
         name: "clippy",
         about: "no lint warns",
-        cargo: &["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "-D", "warnings"],
+        needs: &[],
+        cargo: &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--quiet",
+            "--",
+            "-D",
+            "warnings",
+        ],
     },
-    Stage { name: "docs", about: "the documentation builds without a warning", cargo: &["doc", "--workspace", "--no-deps", "--quiet"] },
+    Stage {
+        name: "docs",
+        about: "the documentation builds without a warning",
+        needs: &[],
+        cargo: &["doc", "--workspace", "--no-deps", "--quiet"],
+    },
     Stage {
         name: "unit",
         about: "pure logic: unit, property and snapshot tests, and the generated files",
-        cargo: &["test", "--workspace", "--exclude", "ringfence-tests", "--lib", "--bins", "--no-fail-fast"],
+        needs: &[],
+        cargo: &[
+            "test",
+            "--workspace",
+            "--exclude",
+            "ringfence-tests",
+            "--exclude",
+            "ringfence-enforcer",
+            "--no-fail-fast",
+        ],
     },
-    Stage { name: "meaning", about: "what a NetworkPolicy means", cargo: &["test", "-p", "ringfence-policy", "--tests", "--no-fail-fast"] },
     Stage {
         name: "kernel",
-        about: "the enforcer against the kernel, in network namespaces",
-        cargo: &["test", "-p", "ringfence-enforcer", "--tests", "--no-fail-fast"],
+        about: "the enforcer: its plans, and packets through the kernel in network namespaces",
+        needs: &[Need::Packages],
+        cargo: &["test", "-p", "ringfence-enforcer", "--no-fail-fast"],
     },
     Stage {
         name: "api",
-        about: "CRDs and the operator against a real API server",
-        cargo: &["test", "-p", "ringfence-tests", "--lib", "--test", "api", "--no-fail-fast"],
+        about: "the testbed, the CRDs and the operator against a real API server",
+        needs: &[Need::Packages, Need::ApiServer],
+        cargo: &["test", "-p", "ringfence-tests", "--no-fail-fast"],
     },
     Stage {
         name: "cluster",
         about: "the product on a real cluster",
-        cargo: &["test", "-p", "ringfence-tests", "--test", "cluster", "--no-fail-fast"],
+        needs: &[Need::Packages, Need::Cluster],
+        cargo: &["test", "-p", "ringfence-tests", "--test", "cluster"],
     },
 ];
 
@@ -86,25 +131,46 @@ impl Totals {
 }
 
 /// Runs the stages in order and stops after the first that fails.
-pub(crate) fn run(args: &TestArgs) -> Result<()> {
+pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     if args.list {
         for stage in STAGES {
             println!("{:<8} {}", stage.name, stage.about);
         }
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
-    let chosen: Vec<&Stage> =
-        STAGES.iter().filter(|s| args.only.as_ref().is_none_or(|only| s.name.contains(only.as_str()))).collect();
+    let chosen: Vec<&Stage> = STAGES
+        .iter()
+        .filter(|s| {
+            args.only
+                .as_ref()
+                .is_none_or(|only| s.name.contains(only.as_str()))
+        })
+        .collect();
     if chosen.is_empty() {
-        bail!("no stage is called `{}`: see `cargo xtask test --list`", args.only.as_deref().unwrap_or_default());
+        bail!(
+            "no stage is called `{}`: see `cargo xtask test --list`",
+            args.only.as_deref().unwrap_or_default()
+        );
     }
     let mut totals = Totals::default();
     let mut failed = None;
     for (index, stage) in chosen.iter().enumerate() {
-        println!("\n=== {}/{} {}: {}", index + 1, chosen.len(), stage.name, stage.about);
+        println!(
+            "\n=== {}/{} {}: {}",
+            index + 1,
+            chosen.len(),
+            stage.name,
+            stage.about
+        );
         let started = Instant::now();
+        stage.needs.iter().try_for_each(|need| provide(*need))?;
         let ok = run_stage(stage, args.long, &mut totals)?;
-        println!("=== {} {} in {} s", stage.name, if ok { "passed" } else { "FAILED" }, started.elapsed().as_secs());
+        println!(
+            "=== {} {} in {} s",
+            stage.name,
+            if ok { "passed" } else { "FAILED" },
+            started.elapsed().as_secs()
+        );
         if !ok {
             failed = Some(stage.name);
             break;
@@ -117,14 +183,27 @@ pub(crate) fn run(args: &TestArgs) -> Result<()> {
     println!("\n{} passed, {} failed", totals.passed, totals.failed);
     match failed {
         Some(name) => bail!("stage {name} failed; run it alone with `cargo xtask test --only {name}`"),
-        None => Ok(()),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Makes sure that the machine has what a stage needs; says so while it takes time.
+fn provide(need: Need) -> Result<()> {
+    let progress = Console::default();
+    match need {
+        Need::Packages => testbed::ensure_installed(testbed::FOR_CLUSTER, &progress),
+        Need::ApiServer => testbed::Binaries::ensure(testbed::API_SERVER_TOOLS, &progress).map(drop),
+        Need::Cluster => testbed::Binaries::ensure(testbed::CLUSTER_TOOLS, &progress).map(drop),
     }
 }
 
 fn run_stage(stage: &Stage, long: bool, totals: &mut Totals) -> Result<bool> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(stage.cargo).stdout(Stdio::piped()).stdin(Stdio::null());
+    command
+        .args(stage.cargo)
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null());
     command.env("RUSTDOCFLAGS", "-D warnings");
     // Snapshots are compared, never rewritten, whoever runs the tests.
     command.env("INSTA_UPDATE", "no");
@@ -149,7 +228,9 @@ mod tests {
     #[test]
     fn totals_add_up_what_cargo_prints() {
         let mut totals = Totals::default();
-        totals.add("test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
+        totals.add(
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+        );
         totals.add("test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s");
         totals.add("test something ... ok");
         assert_eq!((totals.passed, totals.failed), (4, 2));

@@ -94,7 +94,7 @@ pub const E2E_TEST: Tool = Tool {
 };
 
 /// What an API server alone needs.
-pub(crate) const API_SERVER_TOOLS: &[Tool] = &[ETCD, KUBE_APISERVER, KUBECTL];
+pub const API_SERVER_TOOLS: &[Tool] = &[ETCD, KUBE_APISERVER, KUBECTL];
 
 /// What a cluster needs, the quick ones last.
 pub const CLUSTER_TOOLS: &[Tool] = &[

@@ -52,16 +52,16 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 pub use api_server::ApiServer;
-pub use build::{Binaries, CLUSTER_TOOLS, E2E_TEST, KUBERNETES_VERSION, Tool};
+pub use build::{API_SERVER_TOOLS, Binaries, CLUSTER_TOOLS, E2E_TEST, KUBERNETES_VERSION, Tool};
 pub use images::{AGNHOST_IMAGE, AGNHOST_UPSTREAM};
 pub use netns::exec_in_netns;
 pub use options::{ClusterName, ClusterOptions, IpFamily, MAX_NODES, ProxyMode};
-pub use packages::{FOR_IMAGES, ensure_installed, require_root};
+pub use packages::{FOR_CLUSTER, FOR_IMAGES, ensure_installed, require_root};
 pub use paths::cache_dir;
 pub use progress::{Console, Progress, Silent, step};
 pub use wait::until;
 
-use command::run;
+pub(crate) use command::run;
 use netns::command_in;
 use paths::Paths;
 use plan::Plan;
@@ -319,6 +319,8 @@ impl Cluster {
                 self.paths.name()
             );
         };
+        // /var/run is a link to /run, and an absolute link would be followed from here, not from inside.
+        let inside = inside.strip_prefix("/var").filter(|rest| rest.starts_with("/run/")).unwrap_or(inside);
         let path = PathBuf::from(format!("/proc/{}/root{inside}", record.process.pid));
         ensure!(
             path.exists(),

@@ -9,7 +9,7 @@ use super::command::run;
 use super::progress::{Progress, step};
 
 /// Debian packages a cluster needs.
-pub(crate) const FOR_CLUSTER: &[&str] = &[
+pub const FOR_CLUSTER: &[&str] = &[
     "conntrack",
     "containerd",
     "containernetworking-plugins",
