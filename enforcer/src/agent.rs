@@ -146,8 +146,11 @@ impl Agent {
     }
 
     fn sync(&mut self) {
-        self.due = None;
-        let started = Instant::now();
+        // A change is as old as the first that waited; a retry or a repair begins now.
+        let started = self
+            .due
+            .take()
+            .map_or_else(Instant::now, |(since, _)| since.min(Instant::now()));
         let result = tokio::task::block_in_place(|| self.commit());
         match result {
             Ok(writes) => {

@@ -6,12 +6,13 @@ use proptest::prelude::*;
 use ringfence_enforcer::diff::diff;
 use ringfence_enforcer::options::Options;
 use ringfence_enforcer::plan::{DIRECTIONS, plan};
+use ringfence_enforcer::render;
 use ringfence_enforcer::ruleset::{Family, Ruleset};
 use ringfence_enforcer::simulate::{allows, passes};
 use ringfence_enforcer::state::{Phase, SetChange, State};
 use ringfence_policy::{
-    Direction, Flow, Namespace, Node, ObjectKey, Operator, Peer, Pod, Policy, PortMatch, PortSpec, Protocol,
-    Requirement, Rule, Selector, World, evaluate, resolve, testing,
+    Direction, Flow, IpBlock, Namespace, Node, ObjectKey, Operator, Peer, Pod, Policy, PortMatch, PortSpec,
+    Protocol, Requirement, Rule, Selector, World, evaluate, resolve, testing,
 };
 
 const NODE: &str = "node-a";
@@ -288,4 +289,44 @@ fn a_pod_that_changes_policies_never_meets_the_new_peers_of_those_it_leaves() {
             assert_eq!(passes(&moment, &flow), Ok(false), "{moment:#?}");
         }
     }
+}
+
+/// Reads like the tools' own manual; a change of it is a change of every node's firewall.
+#[test]
+fn the_scripts_of_a_small_world() {
+    let api = pod("api", &[("api", "")], NODE, "10.0.0.1");
+    let web = pod("web", &[("web", "")], "node-b", "10.0.1.1");
+    let mut policy = policy("api", "api", &["web"]);
+    let block = IpBlock {
+        cidr: "0.0.0.0/0".parse().expect("a network"),
+        except: vec!["10.0.0.0/8".parse().expect("a network")],
+    };
+    policy.egress = Some(vec![
+        Rule {
+            peers: Some(vec![Peer::Block(block)]),
+            ports: None,
+        },
+        Rule {
+            peers: None,
+            ports: Some(vec![
+                PortMatch {
+                    protocol: Protocol::Udp,
+                    port: Some(PortSpec::Range(53, 53)),
+                },
+                PortMatch {
+                    protocol: Protocol::Tcp,
+                    port: Some(PortSpec::Range(30000, 32767)),
+                },
+            ]),
+        },
+    ]);
+    let world = small_world(vec![api, web], vec![policy]);
+    let phases = diff(&State::default(), &ruleset(&world, &Options::default()))
+        .expect("a transaction")
+        .phases;
+    let scripts = phases.iter().map(|phase| match phase {
+        Phase::Sets(changes) => format!("# ipset restore\n{}", render::sets(changes)),
+        Phase::Chains(family, change) => format!("# {family}\n{}", render::chains(change)),
+    });
+    insta::assert_snapshot!(scripts.collect::<Vec<_>>().join("\n"));
 }

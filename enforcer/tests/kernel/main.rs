@@ -1,6 +1,7 @@
 //! The rules in a real kernel: text that survives a round trip, packets, repairs, clean-up. Needs root, iptables and
 //! ipset; everything happens in network namespaces that the tests make and remove.
 
+mod agent;
 mod net;
 mod packets;
 mod repairs;

@@ -1,5 +1,6 @@
 //! Small worlds for the laboratory: pod `i` has the addresses of the laboratory's pod `i`.
 
+use ringfence_enforcer::cluster::{Kind, Object, Update};
 use ringfence_enforcer::options::Options;
 use ringfence_enforcer::plan::plan;
 use ringfence_enforcer::ruleset::{Family, Ruleset};
@@ -25,6 +26,27 @@ pub(crate) fn world(pods: u8, policies: Vec<Policy>) -> World {
         .into_iter()
         .for_each(|policy| world.insert_policy(policy));
     world
+}
+
+/// What the API server's watches tell of a world, list by list.
+pub(crate) fn updates(world: &World) -> Vec<Update> {
+    let pods = world.pods.values().cloned().map(Object::Pod);
+    let namespaces = world.namespaces.values().cloned().map(Object::Namespace);
+    let policies = world.policies.values().cloned().map(Object::Policy);
+    let lists: [(Kind, Vec<Object>); 4] = [
+        (Kind::Pod, pods.collect()),
+        (Kind::Namespace, namespaces.collect()),
+        (Kind::Policy, policies.collect()),
+        (Kind::Node, vec![]),
+    ];
+    let list = |(kind, objects): (Kind, Vec<Object>)| {
+        let objects = objects.into_iter().map(Update::Upsert);
+        [Update::Begin(kind)]
+            .into_iter()
+            .chain(objects)
+            .chain([Update::End(kind)])
+    };
+    lists.into_iter().flat_map(list).collect()
 }
 
 /// The rules of the node under test.
