@@ -42,7 +42,7 @@ pub struct RunArgs {
     /// Where to serve /healthz, /readyz and /metrics
     #[arg(
         long,
-        default_value = "0.0.0.0:9440",
+        default_value = "0.0.0.0:9301",
         value_name = "ADDRESS:PORT",
         env = "RINGFENCE_HTTP_ADDRESS"
     )]

@@ -67,6 +67,9 @@ pub enum Error {
         /// What was worked on.
         what: String,
     },
+    /// Work that was begun does not end.
+    #[error("work did not end within {0:?} of losing the Lease or of being told to stop: leaving it behind")]
+    Stuck(std::time::Duration),
     /// Another operator is at work.
     #[error("{0}")]
     Busy(String),
@@ -147,6 +150,7 @@ impl Error {
             Self::Signals(_) => "Signals",
             Self::Ended(_) => "Ended",
             Self::Panicked { .. } => "Panicked",
+            Self::Stuck(_) => "Stuck",
             Self::Busy(_) => "Busy",
         }
     }

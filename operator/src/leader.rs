@@ -46,7 +46,7 @@ impl Default for Timing {
 #[derive(Debug, thiserror::Error)]
 pub enum LeaderError {
     /// Somebody else holds the Lease.
-    #[error("{holder} took the Lease {lease}: leaving the work to it")]
+    #[error("{holder} took the Lease {lease}: standing by")]
     Taken {
         /// Namespace and name.
         lease: String,
@@ -55,7 +55,7 @@ pub enum LeaderError {
     },
     /// It could not be renewed in time.
     #[error(
-        "the Lease {lease} could not be renewed for {for_seconds} s ({cause}): stopping before another replica starts"
+        "the Lease {lease} could not be renewed for {for_seconds} s ({cause}): writing nothing before another replica does"
     )]
     NotRenewed {
         /// Namespace and name.

@@ -22,7 +22,7 @@ use crate::controller::{Controller, Parts};
 use crate::error::Error;
 use crate::events::Events;
 use crate::generate::GeneratorConfig;
-use crate::leader::{Election, Timing};
+use crate::leader::{Election, LeaderError, Timing};
 use crate::metrics::OperatorMetrics;
 use crate::queue::{Backoff, Queue};
 use crate::stores::{Stores, stores};
@@ -55,7 +55,7 @@ pub struct Operator {
 ///
 /// # Errors
 ///
-/// When it can't start, or loses its Lease.
+/// When it can't start, or can't stop working after it has lost its Lease.
 pub async fn main(args: &RunArgs) -> Result<(), Error> {
     args.log.init()?;
     let token = shutdown::on_signals().map_err(Error::Signals)?;
@@ -79,7 +79,7 @@ impl Operator {
     ///
     /// # Errors
     ///
-    /// When the address is taken or the Lease is lost.
+    /// When the address is taken, or work does not end in time after the Lease was lost.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let metrics = OperatorMetrics::default();
         let (stores, feeds) = stores();
@@ -159,7 +159,7 @@ struct Term {
 }
 
 impl Term {
-    /// Waits for the caches, then for the Lease, and works while it lasts.
+    /// Waits for the caches, then works whenever it has the Lease.
     async fn serve(self, election: &mut Election, shutdown: &CancellationToken) -> Result<(), Error> {
         let waiting = |kind: &str| self.synced.failed(format!("{kind} objects are not listed yet"));
         tokio::select! {
@@ -168,25 +168,45 @@ impl Term {
         }
         // A replica that stands by is ready too: its caches are warm.
         self.synced.ok();
-        if !election.acquire(shutdown).await {
-            return Ok(());
+        while election.acquire(shutdown).await {
+            self.metrics.leading(true);
+            self.triggers.everything(Duration::ZERO);
+            let lost = self.lead(election, shutdown).await?;
+            match lost {
+                // Nothing is in flight any more, so another replica may start at once.
+                None => {
+                    election.release().await;
+                    return Ok(());
+                }
+                // The caches are still good, so this replica is a good one to stand by.
+                Some(reason) => tracing::warn!(%reason, "no longer leading"),
+            }
         }
-        self.metrics.leading(true);
-        self.triggers.everything(Duration::ZERO);
+        Ok(())
+    }
+
+    /// Works until the Lease is lost, and says how, or until `shutdown`. No work is under way afterwards.
+    async fn lead(
+        &self,
+        election: &mut Election,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<LeaderError>, Error> {
         let stop = CancellationToken::new();
-        let working = tokio::spawn(self.controller.clone().run(self.workers, stop.clone()));
-        let mut working = AbortOnDrop(working);
+        let mut working = AbortOnDrop(tokio::spawn(
+            self.controller.clone().run(self.workers, stop.clone()),
+        ));
         let kept = tokio::select! {
-            kept = election.keep(shutdown) => kept.map_err(Error::from),
-            ended = &mut working.0 => ended.map_err(|_| Error::Ended("the workers")).and_then(|result| result),
+            kept = election.keep(shutdown) => kept,
+            _ = &mut working.0 => return Err(Error::Ended("the workers")),
         };
         self.metrics.leading(false);
         stop.cancel();
-        if kept.is_ok() && timeout(DRAIN, &mut working.0).await.is_ok() {
-            // Nothing is in flight any more, so another replica may start at once.
-            election.release().await;
+        // Without the Lease no further write is begun; one that was sent is waited for, as long as a request may take.
+        match timeout(DRAIN, &mut working.0).await {
+            Ok(Ok(Ok(()))) => Ok(kept.err()),
+            Ok(_) => Err(Error::Ended("the workers")),
+            Err(_) => Err(Error::Stuck(DRAIN)),
         }
-        kept
     }
 }
 

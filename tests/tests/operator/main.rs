@@ -1,0 +1,10 @@
+//! The operator against a real API server, without nodes: what it writes, what it puts back, and what it leaves alone.
+//!
+//! There is no garbage collector here, so nothing that disappears in these tests disappears with its help.
+
+#![allow(clippy::unwrap_used)]
+
+mod changes;
+mod continuity;
+mod drift;
+mod lab;
