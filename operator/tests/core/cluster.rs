@@ -29,6 +29,30 @@ pub(crate) fn view(documents: &str) -> ClusterView {
     view
 }
 
+/// The pods that a Deployment would have, each on a node of its own.
+fn deploy(view: &mut ClusterView, deployment: &Value) {
+    let (metadata, spec) = (&deployment["metadata"], &deployment["spec"]);
+    for replica in 0..spec["replicas"].as_u64().unwrap() {
+        let n = view.pods.values().map(Vec::len).sum::<usize>();
+        let mut pod_spec = spec["template"]["spec"].clone();
+        pod_spec["nodeName"] = Value::String(format!("node-{n}"));
+        let address = format!("10.0.0.{}", n + 1);
+        insert(
+            view,
+            serde_json::json!({
+                "kind": "Pod",
+                "metadata": {
+                    "name": format!("{}-{replica}", metadata["name"].as_str().unwrap()),
+                    "namespace": metadata["namespace"],
+                    "labels": spec["template"]["metadata"]["labels"],
+                },
+                "spec": pod_spec,
+                "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+            }),
+        );
+    }
+}
+
 /// Puts one object into a view, giving it a UID if it has none.
 pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
     let kind = object["kind"].as_str().unwrap().to_owned();
@@ -59,6 +83,7 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
         "ZeroTrustNamespace" => view.insert_zero_trust(read(object)),
         "ServiceAccess" => view.insert_access(read(object)),
         "NetworkPolicy" => view.insert_policy(read(object)),
+        "Deployment" => deploy(view, &object),
         other => panic!("no place for a {other}"),
     }
 }
