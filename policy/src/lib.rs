@@ -19,7 +19,9 @@
 mod convert;
 mod coverage;
 mod digest;
+mod display;
 mod evaluate;
+mod explain;
 mod labels;
 mod model;
 mod net;
@@ -30,7 +32,8 @@ mod world;
 
 pub use convert::InvalidPolicy;
 pub use coverage::isolating;
-pub use evaluate::{DirectionVerdict, Flow, Matched, Verdict, evaluate};
+pub use evaluate::{DirectionVerdict, Flow, IndexedWorld, Matched, Verdict, evaluate};
+pub use explain::{Explanation, Labelled, Miss, NearMiss, Reason, Remedy, Side, Unmet, explain};
 pub use labels::{InvalidSelector, Labels, Operator, Requirement, Selector};
 pub use model::{
     ContainerPort, Direction, IpBlock, Namespace, Node, ObjectKey, Peer, Pod, Policy, PortMatch, PortSpec,

@@ -18,6 +18,29 @@ use crate::model::{
 };
 use crate::world::World;
 
+/// How many cases a property test tries: `short`, or `long` where the environment has `RINGFENCE_LONG`.
+pub fn cases(short: u32, long: u32) -> ProptestConfig {
+    let cases = if std::env::var_os("RINGFENCE_LONG").is_some() {
+        long
+    } else {
+        short
+    };
+    // Without a file of past failures: a failure that matters gets a test of its own.
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+/// A world with some flows in it.
+pub fn world_and_flows(flows: usize) -> impl Strategy<Value = (World, Vec<Flow>)> {
+    world().prop_flat_map(move |world| {
+        let flows = prop::collection::vec(flow(&world), flows);
+        (Just(world), flows)
+    })
+}
+
 const KEYS: [&str; 2] = ["app", "tier"];
 const VALUES: [&str; 3] = ["a", "b", "c"];
 const NAMESPACES: [&str; 4] = ["n0", "n1", "n2", "n3"];

@@ -25,18 +25,11 @@ fn resolved(world: &World, flow: &Flow) -> bool {
     allowed
 }
 
-fn world_and_flows() -> impl Strategy<Value = (World, Vec<Flow>)> {
-    testing::world().prop_flat_map(|world| {
-        let flows = prop::collection::vec(testing::flow(&world), 20);
-        (Just(world), flows)
-    })
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(testing::cases(250, 5_000))]
 
     #[test]
-    fn resolve_allows_exactly_what_evaluate_allows((world, flows) in world_and_flows()) {
+    fn resolve_allows_exactly_what_evaluate_allows((world, flows) in testing::world_and_flows(20)) {
         for flow in flows {
             let verdict = evaluate(&world, &flow);
             prop_assert_eq!(resolved(&world, &flow), verdict.allowed(), "{:?}: {:?}", flow, verdict);
@@ -44,7 +37,7 @@ proptest! {
     }
 
     #[test]
-    fn a_pod_is_isolated_exactly_where_a_policy_isolates_it((world, _) in world_and_flows()) {
+    fn a_pod_is_isolated_exactly_where_a_policy_isolates_it((world, _) in testing::world_and_flows(20)) {
         for node in world.nodes.keys() {
             for (key, local) in resolve(&world, node).pods {
                 let pod = &world.pods[&key];
@@ -57,7 +50,7 @@ proptest! {
     }
 
     #[test]
-    fn adding_a_policy_never_closes_what_another_policy_of_the_same_pods_opened((world, flows) in world_and_flows(), extra in testing::policy()) {
+    fn adding_a_policy_never_closes_what_another_policy_of_the_same_pods_opened((world, flows) in testing::world_and_flows(20), extra in testing::policy()) {
         // Only an unisolated pod can be closed by one more policy: unions have no order and no deny.
         let mut more = world.clone();
         let mut extra = extra;

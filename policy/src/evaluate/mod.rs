@@ -1,8 +1,13 @@
 //! The naive reading: one flow, every policy, in the words of the API documentation.
 
+mod indexed;
+mod lookup;
+
 use std::net::IpAddr;
 
-use crate::coverage::isolating;
+pub use indexed::IndexedWorld;
+pub(crate) use lookup::Lookup;
+
 use crate::model::{Direction, ObjectKey, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Rule};
 use crate::world::World;
 
@@ -70,26 +75,38 @@ pub struct Matched {
     pub port: Option<usize>,
 }
 
+impl Flow {
+    /// The address of the side that `direction` is about, and the other side's.
+    pub(crate) fn sides(&self, direction: Direction) -> (IpAddr, IpAddr) {
+        match direction {
+            Direction::Egress => (self.source, self.destination),
+            Direction::Ingress => (self.destination, self.source),
+        }
+    }
+}
+
 /// Decides about one flow by looking at every policy.
 pub fn evaluate(world: &World, flow: &Flow) -> Verdict {
+    evaluate_in(world, flow)
+}
+
+pub(crate) fn evaluate_in(world: &impl Lookup, flow: &Flow) -> Verdict {
     Verdict {
         egress: evaluate_side(world, flow, Direction::Egress),
         ingress: evaluate_side(world, flow, Direction::Ingress),
     }
 }
 
-fn evaluate_side(world: &World, flow: &Flow, direction: Direction) -> DirectionVerdict {
-    let (own, other) = match direction {
-        Direction::Egress => (flow.source, flow.destination),
-        Direction::Ingress => (flow.destination, flow.source),
-    };
-    let Some(pod) = world.pod_at(own) else {
+/// What one side says of the flow.
+pub(crate) fn evaluate_side(world: &impl Lookup, flow: &Flow, direction: Direction) -> DirectionVerdict {
+    let (own, other) = flow.sides(direction);
+    let Some(pod) = world.pod(own) else {
         return DirectionVerdict::NotAPod;
     };
     if pod.addresses.contains(&other) || is_own_node(world, pod, other) {
         return DirectionVerdict::AlwaysAllowed;
     }
-    let policies = isolating(world, pod, direction);
+    let policies = world.isolating(pod, direction);
     if policies.is_empty() {
         return DirectionVerdict::NotIsolated;
     }
@@ -102,13 +119,13 @@ fn evaluate_side(world: &World, flow: &Flow, direction: Direction) -> DirectionV
     }
 }
 
-fn is_own_node(world: &World, pod: &Pod, address: IpAddr) -> bool {
-    let node = pod.node.as_ref().and_then(|node| world.nodes.get(node));
+fn is_own_node(world: &impl Lookup, pod: &Pod, address: IpAddr) -> bool {
+    let node = pod.node.as_ref().and_then(|node| world.node(node));
     node.is_some_and(|node| node.addresses.contains(&address))
 }
 
 fn allowing_rule(
-    world: &World,
+    world: &impl Lookup,
     policy: &Policy,
     direction: Direction,
     other: IpAddr,
@@ -128,7 +145,7 @@ fn allowing_rule(
 }
 
 /// `None`: no peer matches. `Some(None)`: the rule names no peers, so anyone does.
-fn matching_peer(world: &World, policy: &Policy, rule: &Rule, other: IpAddr) -> Option<Option<usize>> {
+fn matching_peer(world: &impl Lookup, policy: &Policy, rule: &Rule, other: IpAddr) -> Option<Option<usize>> {
     match &rule.peers {
         None => Some(None),
         Some(peers) => peers
@@ -138,14 +155,15 @@ fn matching_peer(world: &World, policy: &Policy, rule: &Rule, other: IpAddr) -> 
     }
 }
 
-fn peer_matches(world: &World, policy: &Policy, peer: &Peer, other: IpAddr) -> bool {
+/// Whether a peer of a rule of `policy` stands for the address.
+pub(crate) fn peer_matches(world: &impl Lookup, policy: &Policy, peer: &Peer, other: IpAddr) -> bool {
     match peer {
         Peer::Block(block) => block.contains(other),
-        Peer::Pods { namespaces, pods } => world.pod_at(other).is_some_and(|pod| {
+        Peer::Pods { namespaces, pods } => world.pod(other).is_some_and(|pod| {
             let in_namespace = match namespaces {
                 None => pod.key.namespace == policy.key.namespace,
                 Some(selector) => {
-                    let namespace = world.namespaces.get(&pod.key.namespace);
+                    let namespace = world.namespace(&pod.key.namespace);
                     namespace.is_some_and(|namespace| selector.matches(&namespace.labels))
                 }
             };
@@ -154,7 +172,7 @@ fn peer_matches(world: &World, policy: &Policy, peer: &Peer, other: IpAddr) -> b
     }
 }
 
-fn matching_port(world: &World, rule: &Rule, flow: &Flow) -> Option<Option<usize>> {
+fn matching_port(world: &impl Lookup, rule: &Rule, flow: &Flow) -> Option<Option<usize>> {
     match &rule.ports {
         None => Some(None),
         Some(ports) => ports
@@ -164,12 +182,13 @@ fn matching_port(world: &World, rule: &Rule, flow: &Flow) -> Option<Option<usize
     }
 }
 
-fn port_matches(world: &World, port: &PortMatch, flow: &Flow) -> bool {
+/// Whether a port of a rule stands for the flow's destination port.
+pub(crate) fn port_matches(world: &impl Lookup, port: &PortMatch, flow: &Flow) -> bool {
     port.protocol == flow.protocol
         && match &port.port {
             None => true,
             Some(PortSpec::Range(first, last)) => (*first..=*last).contains(&flow.port),
-            Some(PortSpec::Named(name)) => world.pod_at(flow.destination).is_some_and(|pod| {
+            Some(PortSpec::Named(name)) => world.pod(flow.destination).is_some_and(|pod| {
                 pod.named_port(flow.protocol, name)
                     .any(|number| number == flow.port)
             }),
