@@ -1,23 +1,11 @@
 //! Putting the product on a cluster the way a user does: images, then `kubectl apply -k`.
 
-use std::path::{Path, PathBuf};
-
 use anyhow::Result;
 
 use crate::images::{self, ImageOptions};
 use crate::kube_objects::kubectl;
+use crate::source;
 use crate::testbed::{Cluster, Progress};
-
-/// The root of the source tree.
-pub fn source_root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
-}
-
-/// A file or folder of the source tree, as an argument for kubectl.
-pub fn source_path(relative: &str) -> String {
-    source_root().join(relative).display().to_string()
-}
 
 /// Builds both images and puts them on every node.
 ///
@@ -35,7 +23,7 @@ pub fn load_images(cluster: &Cluster, progress: &dyn Progress) -> Result<()> {
 /// # Errors
 /// When kubectl refuses something or a program does not become ready within two minutes.
 pub fn install(cluster: &Cluster) -> Result<()> {
-    kubectl(cluster, &["apply", "-k", &source_path("config/default")])?;
+    kubectl(cluster, &["apply", "-k", &source::path("config/default")])?;
     wait_until_ready(cluster)
 }
 
@@ -44,7 +32,19 @@ pub fn install(cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// When one does not become ready within two minutes.
 pub fn wait_until_ready(cluster: &Cluster) -> Result<()> {
-    let rollout = |what| kubectl(cluster, &["-n", "ringfence-system", "rollout", "status", what, "--timeout=120s"]);
+    let rollout = |what| {
+        kubectl(
+            cluster,
+            &[
+                "-n",
+                "ringfence-system",
+                "rollout",
+                "status",
+                what,
+                "--timeout=120s",
+            ],
+        )
+    };
     rollout("daemonset/ringfence-enforcer")?;
     rollout("deployment/ringfence-operator")?;
     Ok(())
@@ -64,10 +64,16 @@ const SHOP: [(&str, &str); 5] = [
 /// # Errors
 /// When kubectl refuses something or a pod does not become ready within two minutes.
 pub fn install_shop(cluster: &Cluster) -> Result<()> {
-    kubectl(cluster, &["apply", "-f", &source_path("examples/three-tier/shop.yaml")])?;
+    kubectl(
+        cluster,
+        &["apply", "-f", &source::path("examples/three-tier/shop.yaml")],
+    )?;
     for (namespace, name) in SHOP {
         let what = format!("deployment/{name}");
-        kubectl(cluster, &["-n", namespace, "rollout", "status", &what, "--timeout=120s"])?;
+        kubectl(
+            cluster,
+            &["-n", namespace, "rollout", "status", &what, "--timeout=120s"],
+        )?;
     }
     Ok(())
 }
@@ -77,7 +83,25 @@ pub fn install_shop(cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// When kubectl refuses something or a resource does not become ready within a minute.
 pub fn close_shop(cluster: &Cluster) -> Result<()> {
-    kubectl(cluster, &["apply", "-f", &source_path("examples/three-tier/zero-trust.yaml")])?;
-    kubectl(cluster, &["-n", "production", "wait", "--for=condition=Ready", "ztn,sva", "--all", "--timeout=60s"])?;
+    kubectl(
+        cluster,
+        &[
+            "apply",
+            "-f",
+            &source::path("examples/three-tier/zero-trust.yaml"),
+        ],
+    )?;
+    kubectl(
+        cluster,
+        &[
+            "-n",
+            "production",
+            "wait",
+            "--for=condition=Ready",
+            "ztn,sva",
+            "--all",
+            "--timeout=60s",
+        ],
+    )?;
     Ok(())
 }

@@ -24,7 +24,10 @@ pub fn output(command: &mut Command) -> Result<String> {
     let shown = format!("{command:?}");
     let output = command.output().with_context(|| format!("start {shown}"))?;
     if !output.status.success() {
-        bail!("{shown} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "{shown} failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     String::from_utf8(output.stdout).with_context(|| format!("{shown} printed no text"))
 }
@@ -45,12 +48,16 @@ pub fn get(cluster: &Cluster, args: &[&str]) -> Result<Value> {
 pub fn pods_of(cluster: &Cluster, namespace: &str, selector: &str) -> Result<Vec<(String, IpAddr)>> {
     let list = get(cluster, &["pods", "-n", namespace, "-l", selector])?;
     let items = list["items"].as_array().context("kubectl printed no list")?;
-    let living = items.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
+    let living = items
+        .iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
     let mut pods = living
         .map(|pod| {
             let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             let address = pod["status"]["podIP"].as_str().unwrap_or_default();
-            let address = address.parse().with_context(|| format!("pod {namespace}/{name} has no address yet"))?;
+            let address = address
+                .parse()
+                .with_context(|| format!("pod {namespace}/{name} has no address yet"))?;
             Ok((name, address))
         })
         .collect::<Result<Vec<_>>>()?;
@@ -66,5 +73,7 @@ pub fn service_address(cluster: &Cluster, namespace: &str, name: &str) -> Result
     let service = get(cluster, &["service", "-n", namespace, name])?;
     let address = service["spec"]["clusterIP"].as_str().unwrap_or_default();
     ensure!(address != "None", "Service {namespace}/{name} is headless");
-    address.parse().with_context(|| format!("Service {namespace}/{name} has no cluster address"))
+    address
+        .parse()
+        .with_context(|| format!("Service {namespace}/{name} has no cluster address"))
 }

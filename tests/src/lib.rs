@@ -4,13 +4,16 @@
 //! ```text
 //!   testbed::Cluster ── up/down ──► namespaces, containerd, kubelet, kube-proxy, CoreDNS
 //!   testbed::ApiServer ───────────► etcd + kube-apiserver on loopback, for suites that need no node
+//!   deploy ─────────────────────► images onto nodes, then kubectl apply -k
 //!   images ───────────────────────► OCI archives, written without a container engine
 //!   shop ───────────────────────► examples/three-tier: who should reach whom, and who does
 //!   probe ────────────────────────► "can this pod open that address?", asked with a real socket
 //! ```
 
+pub mod deploy;
 pub mod images;
 pub mod kube_objects;
 pub mod probe;
 pub mod shop;
+pub mod source;
 pub mod testbed;

@@ -1,10 +1,13 @@
-//! The testbed's API server: started, restarted, stopped, and gone afterwards.
+//! The testbed's API server: started, restarted, stopped, and gone afterwards; and what a cluster's dead predecessor
+//! leaves, removed. Takes root.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::sync::{Mutex, PoisonError};
 
-use ringfence_tests::testbed::{ApiServer, until};
+use ringfence_tests::testbed::{ApiServer, Cluster, Silent, until};
 
 /// Runs `command`; gives whether it went well and what it said.
 fn output(mut command: Command) -> (bool, String) {
@@ -17,8 +20,8 @@ fn output(mut command: Command) -> (bool, String) {
 }
 
 fn processes_that_mention(text: &str) -> usize {
-    let cmdline = |entry: std::fs::DirEntry| std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-    let all = std::fs::read_dir("/proc")
+    let cmdline = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).unwrap_or_default();
+    let all = fs::read_dir("/proc")
         .unwrap()
         .filter_map(Result::ok)
         .map(cmdline);
@@ -67,7 +70,7 @@ fn it_outlives_the_thread_that_started_it() {
 fn it_verifies_and_is_verified() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let server = ApiServer::start().unwrap();
-    let config = std::fs::read_to_string(server.kubeconfig()).unwrap();
+    let config = fs::read_to_string(server.kubeconfig()).unwrap();
     assert!(!config.contains("insecure-skip-tls-verify") && config.contains("certificate-authority-data"));
     let stranger = server.kubectl([
         "--kubeconfig=/dev/null",
@@ -79,6 +82,56 @@ fn it_verifies_and_is_verified() {
     ]);
     let (fine, said) = output(stranger);
     assert!(!fine && said.contains("certificate"), "{said}");
+}
+
+/// What `up` leaves when it is killed half way: a namespace, a cgroup, a pinned mount, and processes of which one was
+/// never written down. None of it is found through a state file: there is none yet.
+#[test]
+fn what_a_killed_start_leaves_is_removed_and_nothing_else() {
+    let name = format!("t-{}", std::process::id());
+    let state = format!("/tmp/ringfence-{name}");
+    let netns = format!("rf-{name}-node-1");
+    fs::create_dir_all(format!("{state}/ns")).unwrap();
+    well(&["ip", "netns", "add", &netns]);
+    well(&["mount", "--bind", &format!("{state}/ns"), &format!("{state}/ns")]);
+    let cgroup = make_cgroup(&netns);
+    let mut marked = sleeper(Command::new("sleep").env("RINGFENCE_TESTBED", &state));
+    let mut inside = sleeper(Command::new("ip").args(["netns", "exec", &netns, "sleep"]));
+    let mut bystander = sleeper(Command::new("sleep").env("RINGFENCE_TESTBED", format!("{state}-other")));
+
+    assert!(Cluster::remove(&name, &Silent).unwrap());
+    assert!(!marked.wait().unwrap().success() && !inside.wait().unwrap().success());
+    assert!(bystander.try_wait().unwrap().is_none(), "a process of another cluster was ended");
+    bystander.kill().unwrap();
+    bystander.wait().unwrap();
+    for path in [Path::new(&state), &Path::new("/run/netns").join(&netns), &cgroup] {
+        assert!(!path.exists(), "{} is left", path.display());
+    }
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&state));
+    assert!(!Cluster::remove(&name, &Silent).unwrap(), "there was something left to remove");
+}
+
+fn sleeper(command: &mut Command) -> Child {
+    command.arg("600").spawn().unwrap()
+}
+
+fn well(line: &[&str]) {
+    assert!(Command::new(line[0]).args(&line[1..]).status().unwrap().success(), "{line:?}");
+}
+
+/// A cgroup with a child, in the first hierarchy there is.
+fn make_cgroup(name: &str) -> std::path::PathBuf {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap();
+    let hierarchy = mounts.lines().find(|line| line.starts_with("cgroup")).unwrap().split(' ').nth(1).unwrap();
+    let cgroup = Path::new(hierarchy).join(name);
+    fs::create_dir_all(cgroup.join("kubepods")).unwrap();
+    cgroup
+}
+
+#[test]
+fn a_cluster_that_is_not_up_is_not_attached_to() {
+    let error = Cluster::attach("never-started").unwrap_err().to_string();
+    assert!(error.contains("cluster up --name never-started"), "{error}");
 }
 
 #[test]

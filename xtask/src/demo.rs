@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 use ringfence_tests::deploy;
-use ringfence_tests::source;
 use ringfence_tests::kube_objects::kubectl;
 use ringfence_tests::shop::{self, App, Cell, Matrix, Target};
+use ringfence_tests::source;
 use ringfence_tests::testbed::{Cluster, ClusterOptions, Console};
 
 /// How to run the demo.
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
         what_next(&cluster);
     } else {
         heading("Taking the cluster down (keep it with --keep)");
-        Cluster::down(CLUSTER, &Console::default())?;
+        Cluster::remove(CLUSTER, &Console::default())?;
     }
     shown.map(|()| ExitCode::SUCCESS)
 }
@@ -49,7 +49,10 @@ fn show(cluster: &Cluster) -> Result<()> {
     print_matrix(&before);
 
     heading("Zero trust: kubectl apply -f examples/three-tier/zero-trust.yaml");
-    println!("{}", std::fs::read_to_string(source::path("examples/three-tier/zero-trust.yaml"))?);
+    println!(
+        "{}",
+        std::fs::read_to_string(source::path("examples/three-tier/zero-trust.yaml"))?
+    );
     deploy::close_shop(cluster)?;
     let after = settle(cluster, shop::after)?;
     heading("Who reaches whom AFTER");
@@ -66,7 +69,9 @@ fn settle(cluster: &Cluster, expected: fn(&App, &Target) -> bool) -> Result<Matr
     let started = Instant::now();
     loop {
         let measured = shop::measure(cluster, Duration::from_secs(1))?;
-        if shop::differences(&measured.matrix, expected).is_empty() || started.elapsed() > Duration::from_secs(30) {
+        if shop::differences(&measured.matrix, expected).is_empty()
+            || started.elapsed() > Duration::from_secs(30)
+        {
             println!("  {} connections tried", measured.connections);
             return Ok(measured.matrix);
         }
@@ -76,10 +81,16 @@ fn settle(cluster: &Cluster, expected: fn(&App, &Target) -> bool) -> Result<Matr
 fn compare(matrix: &Matrix, expected: fn(&App, &Target) -> bool, when: &str) -> Result<()> {
     let wrong = shop::differences(matrix, expected);
     if !wrong.is_empty() {
-        bail!("the paths {when} are not as they should be:\n{}", wrong.join("\n"));
+        bail!(
+            "the paths {when} are not as they should be:\n{}",
+            wrong.join("\n")
+        );
     }
     let open = matrix.values().filter(|cell| **cell == Cell::Open).count();
-    println!("\nAs it should be {when}: {open} of {} paths open, every other closed.", matrix.len());
+    println!(
+        "\nAs it should be {when}: {open} of {} paths open, every other closed.",
+        matrix.len()
+    );
     Ok(())
 }
 

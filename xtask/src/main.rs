@@ -2,6 +2,7 @@
 
 mod cluster;
 mod crdgen;
+mod demo;
 mod images;
 mod test;
 
@@ -25,6 +26,8 @@ enum Command {
     Images(images::Arguments),
     /// Write the files that are generated from the API types: config/crd.
     Crdgen,
+    /// The main job, end to end: a cluster, the product, and who reaches whom before and after.
+    Demo(demo::DemoArgs),
     /// Run every check, the cheap ones first.
     Test(test::TestArgs),
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Images(arguments) => images::run(&arguments),
         Command::Crdgen => crdgen::run(),
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {

@@ -259,3 +259,109 @@ fn docker_json(spec: &ImageSpec, config: &Blob, layers: &[Blob]) -> Value {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn spec(dir: &Path) -> ImageSpec {
+        let (program, base) = (dir.join("program"), dir.join("base.tar"));
+        fs::write(&program, "binary").unwrap();
+        let inherited = LayerFile { source: program.clone(), target: "/etc/inherited".into(), mode: 0o644 };
+        write_layer(&[inherited], &base).unwrap();
+        ImageSpec {
+            names: vec!["ringfence.dev/a:1".into(), "ringfence.dev/b:2".into()],
+            entrypoint: vec!["/opt/bin/program".into()],
+            user: "65532".into(),
+            base: Some(base),
+            files: vec![LayerFile { source: program, target: "/opt/bin/program".into(), mode: 0o755 }],
+        }
+    }
+
+    fn entries(tar: &[u8]) -> BTreeMap<String, (Header, Vec<u8>)> {
+        let mut all = BTreeMap::new();
+        for entry in tar::Archive::new(tar).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            let name = entry.path().unwrap().to_string_lossy().into_owned();
+            all.insert(name, (entry.header().clone(), content));
+        }
+        all
+    }
+
+    fn written(spec: &ImageSpec, out: &Path) -> BTreeMap<String, (Header, Vec<u8>)> {
+        write_archive(spec, out).unwrap();
+        entries(&fs::read(out).unwrap())
+    }
+
+    /// The content a descriptor points to, checked against its digest and size.
+    fn follow(archive: &BTreeMap<String, (Header, Vec<u8>)>, descriptor: &Value) -> Vec<u8> {
+        let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let content = archive[&format!("blobs/sha256/{digest}")].1.clone();
+        assert_eq!(hex(&Sha256::digest(&content)), digest);
+        assert_eq!(descriptor["size"], content.len());
+        content
+    }
+
+    fn json_of(content: &[u8]) -> Value {
+        serde_json::from_slice(content).unwrap()
+    }
+
+    #[test]
+    fn every_reference_leads_to_the_content_it_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = written(&spec(dir.path()), &dir.path().join("image.tar"));
+        assert_eq!(json_of(&archive["oci-layout"].1)["imageLayoutVersion"], "1.0.0");
+        let index = json_of(&archive["index.json"].1);
+        let names: Vec<&Value> = index["manifests"].as_array().unwrap().iter().map(|m| &m["annotations"]).collect();
+        assert_eq!(names[0]["io.containerd.image.name"], "ringfence.dev/a:1");
+        assert_eq!(names[1]["org.opencontainers.image.ref.name"], "2");
+
+        let manifest = json_of(&follow(&archive, &index["manifests"][1]));
+        let config = json_of(&follow(&archive, &manifest["config"]));
+        assert_eq!(config["config"]["User"], "65532");
+        assert_eq!(config["config"]["Entrypoint"], json!(["/opt/bin/program"]));
+        let layers = manifest["layers"].as_array().unwrap();
+        let digests: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
+        assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().iter().collect::<Vec<_>>(), digests);
+
+        assert!(entries(&follow(&archive, &layers[0])).contains_key("etc/inherited"));
+        let own = entries(&follow(&archive, &layers[1]));
+        assert_eq!(own.keys().collect::<Vec<_>>(), ["opt/", "opt/bin/", "opt/bin/program"]);
+        let (header, content) = &own["opt/bin/program"];
+        assert_eq!((header.mode().unwrap(), content.as_slice()), (0o755, b"binary".as_slice()));
+    }
+
+    #[test]
+    fn older_engines_find_their_own_manifest() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = written(&spec(dir.path()), &dir.path().join("image.tar"));
+        let docker = &json_of(&archive["manifest.json"].1)[0];
+        assert_eq!(docker["RepoTags"], json!(["ringfence.dev/a:1", "ringfence.dev/b:2"]));
+        let layers = docker["Layers"].as_array().unwrap();
+        for path in layers.iter().chain([&docker["Config"]]) {
+            assert!(archive.contains_key(path.as_str().unwrap()), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("1.tar"), dir.path().join("2.tar"));
+        write_archive(&spec(dir.path()), &first).unwrap();
+        write_archive(&spec(dir.path()), &second).unwrap();
+        assert!(fs::read(first).unwrap() == fs::read(second).unwrap());
+    }
+
+    #[test]
+    fn a_name_without_a_tag_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = ImageSpec { names: vec!["ringfence.dev/a".into()], ..spec(dir.path()) };
+        let error = write_archive(&spec, &dir.path().join("image.tar")).unwrap_err();
+        assert!(error.to_string().contains("ringfence.dev/a has no tag"));
+    }
+}

@@ -35,10 +35,14 @@ pub(super) fn layer(packages: &[&str], progress: &dyn Progress) -> Result<PathBu
     ensure_installed(FOR_IMAGES, progress)?;
     let scratch = tempfile::tempdir_in(&cache).context("make a temporary folder in the cache")?;
     let root = scratch.path().join("root");
-    step(progress, &format!("install Debian {} with {}", suite.name, packages.join(", ")), || {
-        debootstrap(&suite, packages, &root)?;
-        strip(&root)
-    })?;
+    step(
+        progress,
+        &format!("install Debian {} with {}", suite.name, packages.join(", ")),
+        || {
+            debootstrap(&suite, packages, &root)?;
+            strip(&root)
+        },
+    )?;
     let draft = scratch.path().join("layer.tar");
     step(progress, "write the base layer", || write_tree(&root, &draft))?;
     fs::rename(&draft, &layer).with_context(|| format!("put {} in place", layer.display()))?;
@@ -51,7 +55,11 @@ fn key(suite: &str, packages: &[&str]) -> String {
         hash.update(part);
         hash.update([0]);
     }
-    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn suite() -> Result<Suite> {
@@ -68,22 +76,32 @@ fn suite() -> Result<Suite> {
 
 /// The suite named in os-release and the first place apt gets its `main` component from.
 fn find_suite(release: &str, targets: &str) -> Result<Suite> {
-    let Some(name) = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")) else {
+    let Some(name) = release
+        .lines()
+        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+    else {
         bail!("/etc/os-release names no VERSION_CODENAME: images are built on a released Debian");
     };
     let mirror = targets.lines().find_map(|line| {
         let mut words = line.split_whitespace();
-        (words.next() == Some(name) && words.next() == Some("main")).then(|| words.next()).flatten()
+        (words.next() == Some(name) && words.next() == Some("main"))
+            .then(|| words.next())
+            .flatten()
     });
     let Some(mirror) = mirror else {
         bail!("apt knows no source for {name} main: add one to /etc/apt/sources.list and run apt-get update");
     };
-    Ok(Suite { name: name.to_owned(), mirror: mirror.to_owned() })
+    Ok(Suite {
+        name: name.to_owned(),
+        mirror: mirror.to_owned(),
+    })
 }
 
 fn debootstrap(suite: &Suite, packages: &[&str], root: &Path) -> Result<()> {
     let mut command = Command::new("debootstrap");
-    command.arg("--variant=minbase").arg(format!("--include={}", packages.join(",")));
+    command
+        .arg("--variant=minbase")
+        .arg(format!("--include={}", packages.join(",")));
     command.arg(&suite.name).arg(root).arg(&suite.mirror);
     run(&mut command).map(drop)
 }
@@ -98,7 +116,12 @@ fn strip(root: &Path) -> Result<()> {
     for dir in ["/dev", "/proc", "/run", "/sys", "/tmp"] {
         empty(&inside(dir))?;
     }
-    for file in ["/etc/hostname", "/etc/machine-id", "/etc/resolv.conf", "/var/cache/ldconfig/aux-cache"] {
+    for file in [
+        "/etc/hostname",
+        "/etc/machine-id",
+        "/etc/resolv.conf",
+        "/var/cache/ldconfig/aux-cache",
+    ] {
         if let Err(error) = fs::remove_file(inside(file))
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -118,8 +141,15 @@ fn empty(dir: &Path) -> Result<()> {
     for entry in entries {
         let entry = entry.with_context(|| format!("read {}", dir.display()))?;
         let path = entry.path();
-        let is_dir = entry.file_type().with_context(|| format!("look at {}", path.display()))?.is_dir();
-        let removed = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let is_dir = entry
+            .file_type()
+            .with_context(|| format!("look at {}", path.display()))?
+            .is_dir();
+        let removed = if is_dir {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
         removed.with_context(|| format!("remove {}", path.display()))?;
     }
     Ok(())
@@ -128,9 +158,16 @@ fn empty(dir: &Path) -> Result<()> {
 /// Writes the tree below `root` as a layer: sorted, times zero, links kept.
 fn write_tree(root: &Path, out: &Path) -> Result<()> {
     let file = File::create(out).with_context(|| format!("make {}", out.display()))?;
-    let mut tree = Tree { root, tar: Builder::new(BufWriter::new(file)), links: HashMap::new() };
+    let mut tree = Tree {
+        root,
+        tar: Builder::new(BufWriter::new(file)),
+        links: HashMap::new(),
+    };
     tree.add_dir(root)?;
-    let mut file = tree.tar.into_inner().with_context(|| format!("write {}", out.display()))?;
+    let mut file = tree
+        .tar
+        .into_inner()
+        .with_context(|| format!("write {}", out.display()))?;
     file.flush().with_context(|| format!("write {}", out.display()))
 }
 
@@ -150,7 +187,8 @@ impl Tree<'_> {
             .with_context(|| format!("read {}", dir.display()))?;
         paths.sort();
         for path in paths {
-            self.add(&path).with_context(|| format!("add {} to the layer", path.display()))?;
+            self.add(&path)
+                .with_context(|| format!("add {} to the layer", path.display()))?;
         }
         Ok(())
     }
@@ -201,9 +239,17 @@ mod tests {
     fn packages_come_from_where_the_machine_gets_its_own() {
         let release = "ID=debian\nVERSION_CODENAME=bookworm\n";
         let targets = "bookworm-updates main http://a/debian/\nbookworm contrib http://b/\nbookworm main http://c/debian/\n";
-        let expected = Suite { name: "bookworm".into(), mirror: "http://c/debian/".into() };
+        let expected = Suite {
+            name: "bookworm".into(),
+            mirror: "http://c/debian/".into(),
+        };
         assert_eq!(find_suite(release, targets).unwrap(), expected);
-        assert!(find_suite(release, "trixie main http://d/\n").unwrap_err().to_string().contains("bookworm main"));
+        assert!(
+            find_suite(release, "trixie main http://d/\n")
+                .unwrap_err()
+                .to_string()
+                .contains("bookworm main")
+        );
         assert!(find_suite("ID=arch\n", targets).is_err());
     }
 
@@ -230,8 +276,16 @@ mod tests {
         let mut seen = Vec::new();
         for entry in tar::Archive::new(File::open(&first).unwrap()).entries().unwrap() {
             let mut entry = entry.unwrap();
-            let name = entry.path().unwrap().to_string_lossy().trim_end_matches('/').to_owned();
-            let link = entry.link_name().unwrap().map(|link| link.to_string_lossy().into_owned());
+            let name = entry
+                .path()
+                .unwrap()
+                .to_string_lossy()
+                .trim_end_matches('/')
+                .to_owned();
+            let link = entry
+                .link_name()
+                .unwrap()
+                .map(|link| link.to_string_lossy().into_owned());
             let mut text = String::new();
             entry.read_to_string(&mut text).unwrap();
             assert_eq!(entry.header().mtime().unwrap(), 0);
@@ -243,6 +297,9 @@ mod tests {
             ("bin/soft", EntryType::Symlink, "tool"),
             ("bin/tool", EntryType::Link, "bin/other"),
         ];
-        assert_eq!(seen, expected.map(|(name, kind, text)| (name.to_owned(), kind, text.to_owned())));
+        assert_eq!(
+            seen,
+            expected.map(|(name, kind, text)| (name.to_owned(), kind, text.to_owned()))
+        );
     }
 }

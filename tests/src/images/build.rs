@@ -24,7 +24,10 @@ pub struct ImageOptions {
 impl Default for ImageOptions {
     /// Tag `dev`, in `target/images`.
     fn default() -> Self {
-        Self { tag: "dev".to_owned(), out: target_dir().join("images") }
+        Self {
+            tag: "dev".to_owned(),
+            out: target_dir().join("images"),
+        }
     }
 }
 
@@ -43,7 +46,9 @@ fn target_dir() -> PathBuf {
 /// When a program does not compile, or the base layer cannot be made.
 pub fn build(options: &ImageOptions, progress: &dyn Progress) -> Result<Vec<PathBuf>> {
     let recipes = [OPERATOR, ENFORCER];
-    let programs = step(progress, "compile the programs as static binaries", || compile(&recipes))?;
+    let programs = step(progress, "compile the programs as static binaries", || {
+        compile(&recipes)
+    })?;
     fs::create_dir_all(&options.out).with_context(|| format!("make folder {}", options.out.display()))?;
     let mut archives = Vec::new();
     for recipe in recipes {
@@ -53,7 +58,9 @@ pub fn build(options: &ImageOptions, progress: &dyn Progress) -> Result<Vec<Path
         };
         let archive = options.out.join(format!("{}.tar", recipe.program));
         let image = image(&recipe, &options.tag, base, &programs.join(recipe.program));
-        step(progress, &format!("write {}", archive.display()), || write_archive(&image, &archive))?;
+        step(progress, &format!("write {}", archive.display()), || {
+            write_archive(&image, &archive)
+        })?;
         archives.push(archive);
     }
     Ok(archives)
@@ -65,7 +72,11 @@ fn image(recipe: &Recipe, tag: &str, base: Option<PathBuf>, program: &Path) -> I
         entrypoint: vec![recipe.path.to_owned()],
         user: recipe.user.to_owned(),
         base,
-        files: vec![LayerFile { source: program.to_owned(), target: recipe.path.to_owned(), mode: 0o755 }],
+        files: vec![LayerFile {
+            source: program.to_owned(),
+            target: recipe.path.to_owned(),
+            mode: 0o755,
+        }],
     }
 }
 
@@ -74,12 +85,21 @@ fn compile(recipes: &[Recipe]) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let host = host_triple()?;
     let mut command = Command::new(cargo);
-    command.current_dir(workspace()).args(["build", "--quiet", "--locked", "--profile=image", "--target", &host]);
+    command.current_dir(workspace()).args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--profile=image",
+        "--target",
+        &host,
+    ]);
     for recipe in recipes {
         command.args(["--package", recipe.program, "--bin", recipe.program]);
     }
     // Naming the target keeps the flag away from build scripts and macros, which must stay dynamic.
-    command.env("RUSTFLAGS", "-Ctarget-feature=+crt-static").env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
     run(&mut command).context("compile the programs")?;
     Ok(target_dir().join(host).join("image"))
 }

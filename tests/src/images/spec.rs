@@ -60,7 +60,11 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap().replace("\\\n", " ");
         let mut stages: BTreeMap<String, Stage> = BTreeMap::new();
         let mut current = String::new();
-        for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        for line in text
+            .lines()
+            .map(str::trim)
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        {
             let (word, rest) = line.split_once(' ').unwrap();
             if word == "ARG" {
                 continue;
@@ -68,13 +72,20 @@ mod tests {
             if word == "FROM" {
                 current = rest.rsplit_once(" AS ").unwrap().1.to_owned();
             }
-            stages.entry(current.clone()).or_default().push((word.to_owned(), rest.trim().to_owned()));
+            stages
+                .entry(current.clone())
+                .or_default()
+                .push((word.to_owned(), rest.trim().to_owned()));
         }
         stages
     }
 
     fn argument(stage: &Stage, word: &str) -> String {
-        let found: Vec<&String> = stage.iter().filter(|(w, _)| w == word).map(|(_, rest)| rest).collect();
+        let found: Vec<&String> = stage
+            .iter()
+            .filter(|(w, _)| w == word)
+            .map(|(_, rest)| rest)
+            .collect();
         assert_eq!(found.len(), 1, "{word} in {stage:?}");
         found[0].clone()
     }
@@ -99,12 +110,18 @@ mod tests {
         assert_eq!(argument(&target(&OPERATOR), "FROM"), "scratch AS operator");
         assert!(OPERATOR.packages.is_empty());
         let run = argument(&target(&ENFORCER), "RUN");
-        let steps: Vec<Vec<&str>> = run.split("&&").map(|step| step.split_whitespace().collect()).collect();
+        let steps: Vec<Vec<&str>> = run
+            .split("&&")
+            .map(|step| step.split_whitespace().collect())
+            .collect();
         let after = |words: &[&str]| -> Vec<String> {
             let step = steps.iter().find(|step| step.starts_with(words)).unwrap();
             step[words.len()..].iter().map(ToString::to_string).collect()
         };
-        assert_eq!(after(&["apt-get", "install", "--yes", "--no-install-recommends"]), ENFORCER.packages);
+        assert_eq!(
+            after(&["apt-get", "install", "--yes", "--no-install-recommends"]),
+            ENFORCER.packages
+        );
         assert_eq!(after(&["rm", "-rf"]), STRIPPED);
     }
 }

@@ -44,9 +44,16 @@ pub struct Measured {
 /// The cells that are not what `expected` says, in words.
 pub fn differences(matrix: &Matrix, expected: fn(&App, &Target) -> bool) -> Vec<String> {
     let wrong = matrix.iter().filter(|((client, target), cell)| {
-        **cell != if expected(client, target) { Cell::Open } else { Cell::Closed }
+        **cell
+            != if expected(client, target) {
+                Cell::Open
+            } else {
+                Cell::Closed
+            }
     });
-    wrong.map(|((client, target), cell)| format!("{} -> {}: {cell:?}", client.title, target.title())).collect()
+    wrong
+        .map(|((client, target), cell)| format!("{} -> {}: {cell:?}", client.title, target.title()))
+        .collect()
 }
 
 /// One connection to try.
@@ -75,14 +82,22 @@ pub fn measure(cluster: &Cluster, timeout: Duration) -> Result<Measured> {
     let mut by_cell: BTreeMap<(App, Target), Vec<(bool, String)>> = BTreeMap::new();
     for (attempt, open) in attempts.iter().zip(results) {
         let line = format!("{}: {}", attempt.label, if open { "open" } else { "closed" });
-        by_cell.entry((attempt.client, attempt.target)).or_default().push((open, line));
+        by_cell
+            .entry((attempt.client, attempt.target))
+            .or_default()
+            .push((open, line));
     }
     let cell = |attempts: Vec<(bool, String)>| match attempts.iter().filter(|(open, _)| *open).count() {
         0 => Cell::Closed,
         open if open == attempts.len() => Cell::Open,
-        _ => Cell::Mixed { attempts: attempts.into_iter().map(|(_, line)| line).collect() },
+        _ => Cell::Mixed {
+            attempts: attempts.into_iter().map(|(_, line)| line).collect(),
+        },
     };
-    let matrix = by_cell.into_iter().map(|(key, attempts)| (key, cell(attempts))).collect();
+    let matrix = by_cell
+        .into_iter()
+        .map(|(key, attempts)| (key, cell(attempts)))
+        .collect();
     Ok(Measured { matrix, connections })
 }
 
@@ -91,7 +106,12 @@ fn plan(cluster: &Cluster) -> Result<Vec<Attempt>> {
     let mut pods: BTreeMap<App, Vec<(String, IpAddr)>> = BTreeMap::new();
     for client in CLIENTS {
         let found = pods_of(cluster, client.namespace, &format!("app={}", client.app))?;
-        ensure!(!found.is_empty(), "no pod of {} in namespace {}: is the shop installed?", client.title, client.namespace);
+        ensure!(
+            !found.is_empty(),
+            "no pod of {} in namespace {}: is the shop installed?",
+            client.title,
+            client.namespace
+        );
         pods.insert(client, found);
     }
     let mut services: BTreeMap<App, IpAddr> = BTreeMap::new();
@@ -100,18 +120,30 @@ fn plan(cluster: &Cluster) -> Result<Vec<Attempt>> {
             services.insert(app, service_address(cluster, app.namespace, app.app)?);
         }
     }
-    let known = Addresses { pods: &pods, services: &services, dns };
+    let known = Addresses {
+        pods: &pods,
+        services: &services,
+        dns,
+    };
     let mut attempts = Vec::new();
     for client in CLIENTS {
         for (pod, address) in &pods[&client] {
-            let netns = cluster.pod_netns(*address).with_context(|| format!("find the network of pod {pod}"))?;
+            let netns = cluster
+                .pod_netns(*address)
+                .with_context(|| format!("find the network of pod {pod}"))?;
             for target in TARGETS.iter().filter(|target| !target.may_be_self(&client)) {
                 for to in known.endpoints(*target, *address) {
                     let at = match &to {
                         Probe::Tcp(at) | Probe::DnsUdp(at) | Probe::DnsTcp(at) => at,
                     };
                     let label = format!("{}/{pod} -> {} {at}", client.namespace, target.title());
-                    attempts.push(Attempt { client, target: *target, label, netns: netns.clone(), to });
+                    attempts.push(Attempt {
+                        client,
+                        target: *target,
+                        label,
+                        netns: netns.clone(),
+                        to,
+                    });
                 }
             }
         }
@@ -139,7 +171,9 @@ impl Addresses<'_> {
             }
             Target::Pods(app, port) => {
                 let others = self.pods[&app].iter().filter(|(_, address)| *address != own);
-                others.map(|(_, address)| Probe::Tcp(SocketAddr::new(*address, port))).collect()
+                others
+                    .map(|(_, address)| Probe::Tcp(SocketAddr::new(*address, port)))
+                    .collect()
             }
         }
     }
@@ -161,8 +195,13 @@ fn run(attempts: &[Attempt], timeout: Duration) -> Result<Vec<bool>> {
             });
         }
     });
-    let results = results.into_inner().map_err(|_| anyhow::anyhow!("a probe panicked"))?;
-    results.into_iter().map(|result| result.unwrap_or_else(|| Err(anyhow::anyhow!("a probe was not run")))).collect()
+    let results = results
+        .into_inner()
+        .map_err(|_| anyhow::anyhow!("a probe panicked"))?;
+    results
+        .into_iter()
+        .map(|result| result.unwrap_or_else(|| Err(anyhow::anyhow!("a probe was not run"))))
+        .collect()
 }
 
 fn take<'a>(next: &AtomicUsize, attempts: &'a [Attempt]) -> Option<(usize, &'a Attempt)> {
@@ -173,8 +212,18 @@ fn take<'a>(next: &AtomicUsize, attempts: &'a [Attempt]) -> Option<(usize, &'a A
 fn try_once(attempt: &Attempt, timeout: Duration) -> Result<bool> {
     let outcome = match attempt.to {
         Probe::Tcp(at) => probe::tcp_connect(&attempt.netns, at, timeout),
-        Probe::DnsUdp(at) => probe::dns_udp(&attempt.netns, at, "kubernetes.default.svc.cluster.local", timeout),
-        Probe::DnsTcp(at) => probe::dns_tcp(&attempt.netns, at, "kubernetes.default.svc.cluster.local", timeout),
+        Probe::DnsUdp(at) => probe::dns_udp(
+            &attempt.netns,
+            at,
+            "kubernetes.default.svc.cluster.local",
+            timeout,
+        ),
+        Probe::DnsTcp(at) => probe::dns_tcp(
+            &attempt.netns,
+            at,
+            "kubernetes.default.svc.cluster.local",
+            timeout,
+        ),
     };
     Ok(outcome.with_context(|| attempt.label.clone())?.is_open())
 }

@@ -23,15 +23,35 @@ pub struct App {
 }
 
 /// The front end.
-pub const WEB: App = App { title: "web", namespace: "production", app: "web" };
+pub const WEB: App = App {
+    title: "web",
+    namespace: "production",
+    app: "web",
+};
 /// The application.
-pub const API: App = App { title: "api", namespace: "production", app: "api" };
+pub const API: App = App {
+    title: "api",
+    namespace: "production",
+    app: "api",
+};
 /// The database.
-pub const DB: App = App { title: "db", namespace: "production", app: "db" };
+pub const DB: App = App {
+    title: "db",
+    namespace: "production",
+    app: "db",
+};
 /// The scraper.
-pub const PROMETHEUS: App = App { title: "prometheus", namespace: "monitoring", app: "prometheus" };
+pub const PROMETHEUS: App = App {
+    title: "prometheus",
+    namespace: "monitoring",
+    app: "prometheus",
+};
 /// Somebody in another namespace, with the front end's labels.
-pub const ATTACKER: App = App { title: "attacker", namespace: "attacker", app: "web" };
+pub const ATTACKER: App = App {
+    title: "attacker",
+    namespace: "attacker",
+    app: "web",
+};
 
 /// Every client, in the order of the table's rows.
 pub const CLIENTS: [App; 5] = [WEB, API, DB, PROMETHEUS, ATTACKER];

@@ -320,7 +320,10 @@ impl Cluster {
             );
         };
         // /var/run is a link to /run, and an absolute link would be followed from here, not from inside.
-        let inside = inside.strip_prefix("/var").filter(|rest| rest.starts_with("/run/")).unwrap_or(inside);
+        let inside = inside
+            .strip_prefix("/var")
+            .filter(|rest| rest.starts_with("/run/"))
+            .unwrap_or(inside);
         let path = PathBuf::from(format!("/proc/{}/root{inside}", record.process.pid));
         ensure!(
             path.exists(),

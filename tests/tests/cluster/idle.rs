@@ -19,7 +19,9 @@ fn writes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
     for (program, pod, text) in lab.program_metrics()? {
         for line in text.lines() {
             let kernel = line.starts_with("ringfence_kernel_writes_total");
-            let api = line.starts_with("ringfence_api_requests_total") && is_write(line) && !line.contains("leases");
+            let api = line.starts_with("ringfence_api_requests_total")
+                && is_write(line)
+                && !line.contains("leases");
             if let (true, Some((series, count))) = (kernel || api, sample(line)) {
                 writes.insert(format!("{program} {pod} {series}"), count);
             }
@@ -33,8 +35,13 @@ fn api_server_write(line: &str) -> Option<(String, u64)> {
     let ours = ["networkpolicies", "zerotrustnamespaces", "serviceaccesses"];
     let counted = line.starts_with("apiserver_request_total{")
         && is_write(line)
-        && ours.iter().any(|resource| line.contains(&format!("resource=\"{resource}\"")));
-    counted.then(|| sample(line)).flatten().map(|(series, count)| (format!("apiserver {series}"), count))
+        && ours
+            .iter()
+            .any(|resource| line.contains(&format!("resource=\"{resource}\"")));
+    counted
+        .then(|| sample(line))
+        .flatten()
+        .map(|(series, count)| (format!("apiserver {series}"), count))
 }
 
 fn is_write(line: &str) -> bool {
@@ -59,12 +66,29 @@ pub(crate) fn nothing_is_written(lab: &Lab) -> Result<()> {
         before = now;
         Ok(settled)
     })?;
-    ensure!(before.keys().any(|series| series.contains("ringfence_kernel_writes_total")), "no kernel writes are counted");
-    ensure!(before.keys().any(|series| series.contains("ringfence_api_requests_total")), "no API writes are counted");
-    let idle = if lab.long() { Duration::from_secs(600) } else { Duration::from_secs(30) };
+    ensure!(
+        before
+            .keys()
+            .any(|series| series.contains("ringfence_kernel_writes_total")),
+        "no kernel writes are counted"
+    );
+    ensure!(
+        before
+            .keys()
+            .any(|series| series.contains("ringfence_api_requests_total")),
+        "no API writes are counted"
+    );
+    let idle = if lab.long() {
+        Duration::from_secs(600)
+    } else {
+        Duration::from_secs(30)
+    };
     // This is the one place that waits for time to pass: that nothing happens in it is what is to be shown.
     thread::sleep(idle);
     let after = writes(lab)?;
-    ensure!(before == after, "written while idle for {idle:?}:\nbefore {before:#?}\nafter {after:#?}");
+    ensure!(
+        before == after,
+        "written while idle for {idle:?}:\nbefore {before:#?}\nafter {after:#?}"
+    );
     Ok(())
 }

@@ -7,12 +7,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use ringfence_tests::deploy;
 use ringfence_tests::kube_objects::kubectl;
+use ringfence_tests::source;
 use ringfence_tests::testbed::{Cluster, ClusterOptions, Console};
 
 /// A cluster with Ringfence and the shop on it, and the shop's namespace open.
 pub(crate) struct Lab {
     pub(crate) cluster: Cluster,
 }
+
+/// The cluster's name: its own, so that it never meets one that a person works with.
+const CLUSTER: &str = "test";
 
 /// How long a state may take to come about before a case fails. Far above what it takes: only a failure waits so long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
@@ -23,7 +27,7 @@ pub(crate) const TIMEOUT: Duration = Duration::from_millis(900);
 
 impl Lab {
     pub(crate) fn start() -> Result<Self> {
-        let options = ClusterOptions { name: "test".to_owned(), ..ClusterOptions::default() };
+        let options = ClusterOptions::named(CLUSTER)?;
         let cluster = Cluster::up(&options, &Console::default())?;
         let lab = Self { cluster };
         deploy::load_images(&lab.cluster, &Console::default())?;
@@ -33,7 +37,7 @@ impl Lab {
     }
 
     pub(crate) fn stop(&self) -> Result<()> {
-        self.cluster.down()
+        Cluster::remove(CLUSTER, &Console::default()).map(drop)
     }
 
     /// Installs Ringfence, or finds it installed.
@@ -48,15 +52,20 @@ impl Lab {
 
     /// Removes the shop's zero-trust resources and waits until no policy is left.
     pub(crate) fn open_shop(&self) -> Result<()> {
-        let file = deploy::source_path("examples/three-tier/zero-trust.yaml");
+        let file = source::path("examples/three-tier/zero-trust.yaml");
         self.kubectl(&["delete", "--ignore-not-found", "-f", &file])?;
-        self.until("no NetworkPolicy is left in production", || Ok(self.policies()?.is_empty()))
+        self.until("no NetworkPolicy is left in production", || {
+            Ok(self.policies()?.is_empty())
+        })
     }
 
     /// The names of the NetworkPolicies in the shop's namespace.
     pub(crate) fn policies(&self) -> Result<Vec<String>> {
         let names = self.kubectl(&["-n", "production", "get", "networkpolicies", "-o", "name"])?;
-        Ok(names.lines().map(|line| line.rsplit('/').next().unwrap_or(line).to_owned()).collect())
+        Ok(names
+            .lines()
+            .map(|line| line.rsplit('/').next().unwrap_or(line).to_owned())
+            .collect())
     }
 
     /// Whether idle periods and storms run at full length.
@@ -73,7 +82,10 @@ impl Lab {
         let started = Instant::now();
         while !state()? {
             if started.elapsed() > DEADLINE {
-                bail!("waited {} s and it did not come about that {what}", DEADLINE.as_secs());
+                bail!(
+                    "waited {} s and it did not come about that {what}",
+                    DEADLINE.as_secs()
+                );
             }
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -82,13 +94,40 @@ impl Lab {
 
     /// Collects what a person would look at after a failure, and says where it is.
     pub(crate) fn diagnose(&self, name: &str) -> Result<PathBuf> {
-        let folder = deploy::source_root().join("target/cluster-failures").join(name.replace("::", "-"));
+        let folder = source::root()
+            .join("target/cluster-failures")
+            .join(name.replace("::", "-"));
         fs::create_dir_all(&folder).context("create the folder for logs")?;
         for (file, args) in [
-            ("objects", &["get", "ztn,sva,netpol,pods,services", "-A", "-o", "yaml"][..]),
+            (
+                "objects",
+                &["get", "ztn,sva,netpol,pods,services", "-A", "-o", "yaml"][..],
+            ),
             ("events", &["get", "events", "-A"]),
-            ("operator", &["-n", "ringfence-system", "logs", "-l", "app.kubernetes.io/name=ringfence-operator", "--tail=-1", "--prefix"]),
-            ("enforcer", &["-n", "ringfence-system", "logs", "-l", "app.kubernetes.io/name=ringfence-enforcer", "--tail=-1", "--prefix"]),
+            (
+                "operator",
+                &[
+                    "-n",
+                    "ringfence-system",
+                    "logs",
+                    "-l",
+                    "app.kubernetes.io/name=ringfence-operator",
+                    "--tail=-1",
+                    "--prefix",
+                ],
+            ),
+            (
+                "enforcer",
+                &[
+                    "-n",
+                    "ringfence-system",
+                    "logs",
+                    "-l",
+                    "app.kubernetes.io/name=ringfence-enforcer",
+                    "--tail=-1",
+                    "--prefix",
+                ],
+            ),
         ] {
             let text = self.kubectl(args).unwrap_or_else(|error| format!("{error:#}"));
             fs::write(folder.join(file), text).context("write a log")?;

@@ -3,31 +3,59 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use ringfence_tests::deploy::{self, source_path};
+use ringfence_tests::deploy;
 use ringfence_tests::shop;
+use ringfence_tests::source;
 
 use crate::lab::Lab;
 use crate::three_tier::differences;
 
 pub(crate) fn kill_and_return(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
-    lab.until("the shop is closed", || Ok(differences(lab, shop::after)?.is_empty()))?;
-    let node = lab.cluster.nodes().into_iter().next().context("the cluster has no node")?;
+    lab.until("the shop is closed", || {
+        Ok(differences(lab, shop::after)?.is_empty())
+    })?;
+    let node = lab
+        .cluster
+        .nodes()
+        .into_iter()
+        .next()
+        .context("the cluster has no node")?;
     let before = lab.kernel(&node)?;
-    ensure!(before.ours().next().is_some(), "the node holds no rule of ours: the case shows nothing");
+    ensure!(
+        before.ours().next().is_some(),
+        "the node holds no rule of ours: the case shows nothing"
+    );
     let restarts = lab.enforcer_restarts(&node.name)?;
     let pid = lab.enforcer_process(&node)?;
     kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill the enforcer")?;
     let killed = lab.kernel(&node)?;
-    ensure!(killed == before, "the kernel changed when the enforcer was killed:\n{before}\n{killed}");
-    lab.until("the enforcer is back", || Ok(lab.enforcer_restarts(&node.name)? > restarts))?;
+    ensure!(
+        killed == before,
+        "the kernel changed when the enforcer was killed:\n{before}\n{killed}"
+    );
+    lab.until("the enforcer is back", || {
+        Ok(lab.enforcer_restarts(&node.name)? > restarts)
+    })?;
     deploy::wait_until_ready(&lab.cluster)?;
     let returned = lab.kernel(&node)?;
-    ensure!(returned == before, "the kernel changed when the enforcer returned:\n{before}\n{returned}");
+    ensure!(
+        returned == before,
+        "the kernel changed when the enforcer returned:\n{before}\n{returned}"
+    );
     let metrics = lab.enforcer_metrics(&node.name)?;
-    let writes: Vec<&str> = metrics.lines().filter(|line| line.starts_with("ringfence_kernel_writes_total")).collect();
-    ensure!(!writes.is_empty(), "the enforcer counts no kernel writes:\n{metrics}");
-    ensure!(writes.iter().all(|line| line.ends_with(" 0")), "it wrote what was already right: {writes:?}");
+    let writes: Vec<&str> = metrics
+        .lines()
+        .filter(|line| line.starts_with("ringfence_kernel_writes_total"))
+        .collect();
+    ensure!(
+        !writes.is_empty(),
+        "the enforcer counts no kernel writes:\n{metrics}"
+    );
+    ensure!(
+        writes.iter().all(|line| line.ends_with(" 0")),
+        "it wrote what was already right: {writes:?}"
+    );
     let wrong = differences(lab, shop::after)?;
     ensure!(wrong.is_empty(), "after the return:\n{}", wrong.join("\n"));
     Ok(())
@@ -37,55 +65,115 @@ pub(crate) fn deleting_the_ztn_opens(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
     lab.kubectl(&["-n", "production", "delete", "ztn", "default"])?;
     lab.until("no NetworkPolicy is left", || Ok(lab.policies()?.is_empty()))?;
-    lab.until("everyone reaches everyone", || Ok(differences(lab, shop::before)?.is_empty()))?;
+    lab.until("everyone reaches everyone", || {
+        Ok(differences(lab, shop::before)?.is_empty())
+    })?;
     let condition = "jsonpath={.items[*].status.conditions[?(@.type==\"Accepted\")]['status','reason']}";
     lab.until("the ServiceAccesses say that they are not needed", || {
-        Ok(lab.kubectl(&["-n", "production", "get", "sva", "-o", condition])? == "True NotNeeded True NotNeeded")
+        Ok(lab.kubectl(&["-n", "production", "get", "sva", "-o", condition])?
+            == "True NotNeeded True NotNeeded")
     })
 }
 
 pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
-    lab.until("the shop is closed", || Ok(differences(lab, shop::after)?.is_empty()))?;
+    lab.until("the shop is closed", || {
+        Ok(differences(lab, shop::after)?.is_empty())
+    })?;
     let nodes = lab.cluster.nodes();
     let before: Vec<_> = nodes.iter().map(|node| lab.kernel(node)).collect::<Result<_>>()?;
-    ensure!(before.iter().all(|kernel| kernel.ours().next().is_some()), "a node holds no rule of ours");
+    ensure!(
+        before.iter().all(|kernel| kernel.ours().next().is_some()),
+        "a node holds no rule of ours"
+    );
     // Without the enforcer its rules stay: only cleanup removes them.
     let nowhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"ringfence.dev/nowhere":"true"}}}}}"#;
-    lab.kubectl(&["-n", "ringfence-system", "patch", "daemonset", "ringfence-enforcer", "-p", nowhere])?;
-    let enforcers = ["-n", "ringfence-system", "get", "pods", "-l", "app.kubernetes.io/name=ringfence-enforcer", "-o", "name"];
+    lab.kubectl(&[
+        "-n",
+        "ringfence-system",
+        "patch",
+        "daemonset",
+        "ringfence-enforcer",
+        "-p",
+        nowhere,
+    ])?;
+    let enforcers = [
+        "-n",
+        "ringfence-system",
+        "get",
+        "pods",
+        "-l",
+        "app.kubernetes.io/name=ringfence-enforcer",
+        "-o",
+        "name",
+    ];
     lab.until("no enforcer runs", || Ok(lab.kubectl(&enforcers)?.is_empty()))?;
     for (node, before) in nodes.iter().zip(&before) {
-        ensure!(lab.kernel(node)? == *before, "{}: the rules went with the enforcer", node.name);
+        ensure!(
+            lab.kernel(node)? == *before,
+            "{}: the rules went with the enforcer",
+            node.name
+        );
     }
-    lab.kubectl(&["apply", "-k", &source_path("config/cleanup")])?;
-    lab.kubectl(&["-n", "ringfence-system", "rollout", "status", "daemonset/ringfence-cleanup", "--timeout=60s"])?;
+    lab.kubectl(&["apply", "-k", &source::path("config/cleanup")])?;
+    lab.kubectl(&[
+        "-n",
+        "ringfence-system",
+        "rollout",
+        "status",
+        "daemonset/ringfence-cleanup",
+        "--timeout=60s",
+    ])?;
     for (node, before) in nodes.iter().zip(&before) {
         let after = lab.kernel(node)?;
         let ours: Vec<&str> = after.ours().collect();
         ensure!(ours.is_empty(), "{}: cleanup left {ours:?}", node.name);
-        ensure!(after.foreign().eq(before.foreign()), "{}: cleanup changed others' rules:\n{before}\n{after}", node.name);
+        ensure!(
+            after.foreign().eq(before.foreign()),
+            "{}: cleanup changed others' rules:\n{before}\n{after}",
+            node.name
+        );
     }
     let open = differences(lab, shop::before)?;
     ensure!(open.is_empty(), "after cleanup:\n{}", open.join("\n"));
-    lab.kubectl(&["delete", "-k", &source_path("config/cleanup")])?;
+    lab.kubectl(&["delete", "-k", &source::path("config/cleanup")])?;
     let everywhere = r#"[{"op":"remove","path":"/spec/template/spec/nodeSelector/ringfence.dev~1nowhere"}]"#;
-    lab.kubectl(&["-n", "ringfence-system", "patch", "daemonset", "ringfence-enforcer", "--type=json", "-p", everywhere])?;
+    lab.kubectl(&[
+        "-n",
+        "ringfence-system",
+        "patch",
+        "daemonset",
+        "ringfence-enforcer",
+        "--type=json",
+        "-p",
+        everywhere,
+    ])?;
     deploy::wait_until_ready(&lab.cluster)?;
-    lab.until("the shop is closed again", || Ok(differences(lab, shop::after)?.is_empty()))
+    lab.until("the shop is closed again", || {
+        Ok(differences(lab, shop::after)?.is_empty())
+    })
 }
 
 pub(crate) fn deleting_everything_at_once(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
-    lab.kubectl(&["delete", "-k", &source_path("config/default"), "--timeout=120s"])?;
-    let gone = lab.kubectl(&["get", "namespace,crd,clusterrole,clusterrolebinding", "-o", "name"])?;
+    lab.kubectl(&["delete", "-k", &source::path("config/default"), "--timeout=120s"])?;
+    let gone = lab.kubectl(&[
+        "get",
+        "namespace,crd,clusterrole,clusterrolebinding",
+        "-o",
+        "name",
+    ])?;
     let left: Vec<&str> = gone.lines().filter(|line| line.contains("ringfence")).collect();
     ensure!(left.is_empty(), "still there: {left:?}");
     lab.until("no NetworkPolicy is left", || Ok(lab.policies()?.is_empty()))?;
     for node in lab.cluster.nodes() {
-        lab.until(&format!("{} holds no rule of ours", node.name), || Ok(lab.kernel(&node)?.ours().next().is_none()))?;
+        lab.until(&format!("{} holds no rule of ours", node.name), || {
+            Ok(lab.kernel(&node)?.ours().next().is_none())
+        })?;
     }
-    lab.until("everyone reaches everyone", || Ok(differences(lab, shop::before)?.is_empty()))?;
+    lab.until("everyone reaches everyone", || {
+        Ok(differences(lab, shop::before)?.is_empty())
+    })?;
     // Whoever comes back finds a cluster that takes it.
     lab.install()
 }

@@ -20,26 +20,68 @@ use libtest_mimic::{Arguments, Failed, Trial};
 type Case = fn(&Lab) -> anyhow::Result<()>;
 
 const CASES: &[(&str, Case)] = &[
-    ("three_tier::before_ringfence_everyone_reaches_everyone", three_tier::everyone_reaches_everyone),
-    ("roll_out::turning_enforce_on_loses_no_allowed_connection", roll_out::turning_enforce_on_loses_nothing),
-    ("three_tier::exactly_the_allowed_paths_are_open", three_tier::exactly_the_allowed_paths_are_open),
-    ("three_tier::status_says_what_is_covered", three_tier::status_says_what_is_covered),
-    ("drift::every_widening_of_a_generated_policy_is_repaired", drift::every_widening_is_repaired),
-    ("drift::a_deleted_generated_policy_comes_back", drift::a_deleted_policy_comes_back),
-    ("drift::policies_that_are_not_ours_are_never_touched", drift::foreign_policies_are_never_touched),
-    ("drift::a_service_that_disappears_closes_its_path_and_says_so", drift::a_missing_service_closes),
-    ("idle::nothing_is_written_when_nothing_changes", idle::nothing_is_written),
-    ("lifecycle::a_killed_enforcer_leaves_its_rules_and_writes_nothing_when_it_returns", lifecycle::kill_and_return),
-    ("lifecycle::deleting_the_ztn_opens_the_namespace_and_leaves_nothing", lifecycle::deleting_the_ztn_opens),
-    ("lifecycle::cleanup_leaves_the_node_as_it_was", lifecycle::cleanup_leaves_the_node_as_it_was),
-    ("lifecycle::deleting_everything_at_once_leaves_nothing_stuck", lifecycle::deleting_everything_at_once),
+    (
+        "three_tier::before_ringfence_everyone_reaches_everyone",
+        three_tier::everyone_reaches_everyone,
+    ),
+    (
+        "roll_out::turning_enforce_on_loses_no_allowed_connection",
+        roll_out::turning_enforce_on_loses_nothing,
+    ),
+    (
+        "three_tier::exactly_the_allowed_paths_are_open",
+        three_tier::exactly_the_allowed_paths_are_open,
+    ),
+    (
+        "three_tier::status_says_what_is_covered",
+        three_tier::status_says_what_is_covered,
+    ),
+    (
+        "drift::every_widening_of_a_generated_policy_is_repaired",
+        drift::every_widening_is_repaired,
+    ),
+    (
+        "drift::a_deleted_generated_policy_comes_back",
+        drift::a_deleted_policy_comes_back,
+    ),
+    (
+        "drift::policies_that_are_not_ours_are_never_touched",
+        drift::foreign_policies_are_never_touched,
+    ),
+    (
+        "drift::a_service_that_disappears_closes_its_path_and_says_so",
+        drift::a_missing_service_closes,
+    ),
+    (
+        "idle::nothing_is_written_when_nothing_changes",
+        idle::nothing_is_written,
+    ),
+    (
+        "lifecycle::a_killed_enforcer_leaves_its_rules_and_writes_nothing_when_it_returns",
+        lifecycle::kill_and_return,
+    ),
+    (
+        "lifecycle::deleting_the_ztn_opens_the_namespace_and_leaves_nothing",
+        lifecycle::deleting_the_ztn_opens,
+    ),
+    (
+        "lifecycle::cleanup_leaves_the_node_as_it_was",
+        lifecycle::cleanup_leaves_the_node_as_it_was,
+    ),
+    (
+        "lifecycle::deleting_everything_at_once_leaves_nothing_stuck",
+        lifecycle::deleting_everything_at_once,
+    ),
 ];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
     if arguments.list {
-        let trials = CASES.iter().map(|(name, _)| Trial::test(*name, || Ok(()))).collect();
+        let trials = CASES
+            .iter()
+            .map(|(name, _)| Trial::test(*name, || Ok(())))
+            .collect();
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
     let lab = match Lab::start() {
@@ -51,7 +93,9 @@ fn main() -> ExitCode {
     };
     let trials = CASES.iter().map(|(name, case)| {
         let lab = Arc::clone(&lab);
-        Trial::test(*name, move || case(&lab).map_err(|error| failure(&lab, name, &error)))
+        Trial::test(*name, move || {
+            case(&lab).map_err(|error| failure(&lab, name, &error))
+        })
     });
     let conclusion = libtest_mimic::run(&arguments, trials.collect());
     if let Err(error) = lab.stop() {

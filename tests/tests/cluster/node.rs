@@ -27,12 +27,15 @@ impl Kernel {
 
     /// What is not.
     pub(crate) fn foreign(&self) -> impl Iterator<Item = &str> {
-        self.lines.iter().map(String::as_str).filter(|line| !is_ours(line))
+        self.lines
+            .iter()
+            .map(String::as_str)
+            .filter(|line| !is_ours(line))
     }
 }
 
 fn is_ours(line: &str) -> bool {
-    line.to_lowercase().contains("ringfence")
+    line.to_lowercase().contains("ringf")
 }
 
 impl fmt::Display for Kernel {
@@ -45,25 +48,49 @@ impl Lab {
     /// Reads what the node's kernel holds.
     pub(crate) fn kernel(&self, node: &Node) -> Result<Kernel> {
         let mut lines = Vec::new();
-        for program in ["iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save"] {
-            let text = output(Command::new("nsenter").arg(format!("--net={}", node.netns.display())).arg(program))?;
+        for program in [
+            "iptables-nft-save",
+            "ip6tables-nft-save",
+            "iptables-legacy-save",
+            "ip6tables-legacy-save",
+        ] {
+            let text = output(
+                Command::new("nsenter")
+                    .arg(format!("--net={}", node.netns.display()))
+                    .arg(program),
+            )?;
             let rules = text.lines().filter(|line| !line.starts_with('#'));
             lines.extend(rules.map(|line| format!("{program} {}", without_counters(line))));
         }
-        let sets = output(Command::new("nsenter").arg(format!("--net={}", node.netns.display())).args(["ipset", "save", "-sorted"]))?;
+        let sets = output(
+            Command::new("nsenter")
+                .arg(format!("--net={}", node.netns.display()))
+                .args(["ipset", "save", "-sorted"]),
+        )?;
         lines.extend(sets.lines().map(|line| format!("ipset {line}")));
         Ok(Kernel { lines })
     }
 
     /// The host's process id of the node's enforcer.
     pub(crate) fn enforcer_process(&self, node: &Node) -> Result<i32> {
-        let namespace = fs::metadata(&node.netns).context("look at the node's network namespace")?.ino();
+        let namespace = fs::metadata(&node.netns)
+            .context("look at the node's network namespace")?
+            .ino();
         for entry in fs::read_dir("/proc")? {
             let path = entry?.path();
-            let Some(pid) = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok()) else { continue };
+            let Some(pid) = path
+                .file_name()
+                .and_then(|name| name.to_str()?.parse::<i32>().ok())
+            else {
+                continue;
+            };
             // A process that ended meanwhile is none we look for.
-            let Ok(command) = fs::read_to_string(path.join("cmdline")) else { continue };
-            let Ok(net) = fs::metadata(path.join("ns/net")) else { continue };
+            let Ok(command) = fs::read_to_string(path.join("cmdline")) else {
+                continue;
+            };
+            let Ok(net) = fs::metadata(path.join("ns/net")) else {
+                continue;
+            };
             let program = command.split('\0').next().unwrap_or_default();
             if net.ino() == namespace && program.ends_with("ringfence-enforcer") {
                 return Ok(pid);
@@ -75,14 +102,30 @@ impl Lab {
     fn enforcer_pod(&self, node: &str) -> Result<Value> {
         let on_node = format!("spec.nodeName={node}");
         let label = "app.kubernetes.io/name=ringfence-enforcer";
-        let list = get(&self.cluster, &["pods", "-n", "ringfence-system", "-l", label, "--field-selector", &on_node])?;
-        list["items"].get(0).cloned().with_context(|| format!("no enforcer pod on {node}"))
+        let list = get(
+            &self.cluster,
+            &[
+                "pods",
+                "-n",
+                "ringfence-system",
+                "-l",
+                label,
+                "--field-selector",
+                &on_node,
+            ],
+        )?;
+        list["items"]
+            .get(0)
+            .cloned()
+            .with_context(|| format!("no enforcer pod on {node}"))
     }
 
     /// How often the node's enforcer was restarted.
     pub(crate) fn enforcer_restarts(&self, node: &str) -> Result<u64> {
         let pod = self.enforcer_pod(node)?;
-        pod["status"]["containerStatuses"][0]["restartCount"].as_u64().context("the enforcer has no container status")
+        pod["status"]["containerStatuses"][0]["restartCount"]
+            .as_u64()
+            .context("the enforcer has no container status")
     }
 
     /// The metrics of the node's enforcer.
@@ -93,7 +136,7 @@ impl Lab {
     /// The metrics of every replica of both programs: program, pod, text.
     pub(crate) fn program_metrics(&self) -> Result<Vec<(String, String, String)>> {
         let mut all = Vec::new();
-        for (program, port) in [("ringfence-operator", 9301), ("ringfence-enforcer", 9470)] {
+        for (program, port) in [("ringfence-operator", 9440), ("ringfence-enforcer", 9470)] {
             let label = format!("app.kubernetes.io/name={program}");
             let list = get(&self.cluster, &["pods", "-n", "ringfence-system", "-l", &label])?;
             let pods = list["items"].as_array().context("kubectl printed no list")?;
@@ -108,10 +151,15 @@ impl Lab {
 
     fn metrics_of(&self, pod: &Value, port: u16) -> Result<String> {
         let address = pod["status"]["podIP"].as_str().unwrap_or_default();
-        let address = address.parse().with_context(|| format!("a pod without an address: {}", pod["metadata"]["name"]))?;
+        let address = address
+            .parse()
+            .with_context(|| format!("a pod without an address: {}", pod["metadata"]["name"]))?;
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
         let nodes = self.cluster.nodes();
-        let node = nodes.iter().find(|n| n.name == node).context("a pod on an unknown node")?;
+        let node = nodes
+            .iter()
+            .find(|n| n.name == node)
+            .context("a pod on an unknown node")?;
         probe::http_get(&node.netns, (address, port).into(), "/metrics")
     }
 }

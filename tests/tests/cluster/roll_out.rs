@@ -32,7 +32,11 @@ fn allowed_paths(lab: &Lab) -> Result<Vec<(std::path::PathBuf, SocketAddr)>> {
 }
 
 /// Connects over each allowed path again and again until told to stop. Gives the attempts and what failed.
-fn keep_connecting(netns: &std::path::Path, to: SocketAddr, stop: &AtomicBool) -> Result<(usize, Vec<String>)> {
+fn keep_connecting(
+    netns: &std::path::Path,
+    to: SocketAddr,
+    stop: &AtomicBool,
+) -> Result<(usize, Vec<String>)> {
     let (mut attempts, mut failures) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {
         attempts += 1;
@@ -52,12 +56,16 @@ pub(crate) fn turning_enforce_on_loses_nothing(lab: &Lab) -> Result<()> {
     let stop = AtomicBool::new(false);
     let (changed, results) = thread::scope(|scope| {
         let stop = &stop;
-        let workers: Vec<_> =
-            paths.iter().map(|(netns, to)| scope.spawn(move || keep_connecting(netns, *to, stop))).collect();
+        let workers: Vec<_> = paths
+            .iter()
+            .map(|(netns, to)| scope.spawn(move || keep_connecting(netns, *to, stop)))
+            .collect();
         // On and off: both directions of the change must carry what both states allow.
         let changed = (0..3).try_for_each(|_| {
             lab.close_shop()?;
-            lab.until("the shop is closed", || Ok(differences(lab, shop::after)?.is_empty()))?;
+            lab.until("the shop is closed", || {
+                Ok(differences(lab, shop::after)?.is_empty())
+            })?;
             lab.open_shop()
         });
         stop.store(true, Ordering::Relaxed);
@@ -68,9 +76,17 @@ pub(crate) fn turning_enforce_on_loses_nothing(lab: &Lab) -> Result<()> {
     let mut attempts = 0;
     for result in results {
         let (tried, failures) = result.map_err(|_| anyhow::anyhow!("a prober panicked"))??;
-        ensure!(failures.is_empty(), "lost {} of {tried} allowed connections:\n{}", failures.len(), failures.join("\n"));
+        ensure!(
+            failures.is_empty(),
+            "lost {} of {tried} allowed connections:\n{}",
+            failures.len(),
+            failures.join("\n")
+        );
         attempts += tried;
     }
-    ensure!(attempts > 100, "only {attempts} connections were tried: the case shows nothing");
+    ensure!(
+        attempts > 100,
+        "only {attempts} connections were tried: the case shows nothing"
+    );
     Ok(())
 }

@@ -12,14 +12,19 @@ pub(crate) fn everyone_reaches_everyone(lab: &Lab) -> Result<()> {
 
 pub(crate) fn exactly_the_allowed_paths_are_open(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
-    lab.until("the first forbidden path is closed", || Ok(differences(lab, shop::after)?.is_empty()))?;
+    lab.until("the first forbidden path is closed", || {
+        Ok(differences(lab, shop::after)?.is_empty())
+    })?;
     expect(lab, shop::after)
 }
 
 pub(crate) fn status_says_what_is_covered(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
     let row = lab.kubectl(&["-n", "production", "get", "ztn", "default", "--no-headers"])?;
-    ensure!(row.contains("Enforce") && row.contains("True") && row.contains("6/6"), "unexpected row: {row}");
+    ensure!(
+        row.contains("Enforce") && row.contains("True") && row.contains("6/6"),
+        "unexpected row: {row}"
+    );
     let path = "jsonpath={.status.conditions[?(@.type==\"Covered\")].status}/{.status.conditions[?(@.type==\"Enforced\")].status}";
     let conditions = lab.kubectl(&["-n", "production", "get", "ztn", "default", "-o", path])?;
     ensure!(conditions == "True/Unknown", "Covered/Enforced is {conditions}");
