@@ -112,7 +112,7 @@ fn labels(origin: &Origin, purpose: Purpose) -> BTreeMap<String, String> {
 }
 
 fn annotations(origin: &Origin, namespace: &str, spec: &NetworkPolicySpec) -> BTreeMap<String, String> {
-    let mut annotations = BTreeMap::from([(SPEC_DIGEST_ANNOTATION.to_owned(), spec_digest(spec))]);
+    let mut annotations = BTreeMap::from([(SPEC_DIGEST_ANNOTATION.to_owned(), spec_digest(origin, spec))]);
     // Argo CD sees a child through its owner; one that comes from another namespace's resource has no owner it knows.
     if origin.key.namespace != namespace {
         annotations.insert(ARGO_COMPARE_ANNOTATION.to_owned(), "IgnoreExtraneous".to_owned());
@@ -121,10 +121,11 @@ fn annotations(origin: &Origin, namespace: &str, spec: &NetworkPolicySpec) -> BT
     annotations
 }
 
-/// The digest of a spec, as it stands in [`SPEC_DIGEST_ANNOTATION`].
-pub(crate) fn spec_digest(spec: &NetworkPolicySpec) -> String {
+/// The digest of a spec and of what it comes from, as it stands in [`SPEC_DIGEST_ANNOTATION`]: a resource made anew under the
+/// same name is another origin.
+fn spec_digest(origin: &Origin, spec: &NetworkPolicySpec) -> String {
     // A spec is made of strings, numbers and lists: it can always be written as JSON.
-    digest(&[&serde_json::to_string(spec).unwrap_or_default()])[..16].to_owned()
+    digest(&[&origin.uid, &serde_json::to_string(spec).unwrap_or_default()])[..16].to_owned()
 }
 
 /// The spec of a policy for one direction.
@@ -151,7 +152,7 @@ pub(crate) fn spec(pods: LabelSelector, direction: Direction, opening: Opening) 
 }
 
 /// The name of a direction in `policyTypes`.
-pub(crate) fn direction_type(direction: Direction) -> &'static str {
+fn direction_type(direction: Direction) -> &'static str {
     match direction {
         Direction::Ingress => "Ingress",
         Direction::Egress => "Egress",

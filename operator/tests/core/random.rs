@@ -235,7 +235,7 @@ fn pod(n: usize, namespace: &str, labels: &Value) -> Value {
         "kind": "Pod",
         "metadata": {"name": format!("pod-{n}"), "namespace": namespace, "labels": labels},
         "spec": {"nodeName": format!("node-{n}"), "containers": [
-            {"name": "main", "ports": [{"name": "http", "containerPort": if n % 2 == 0 { 8080 } else { 8081 }}]},
+            {"name": "main", "ports": [{"name": "http", "containerPort": if n.is_multiple_of(2) { 8080 } else { 8081 }}]},
         ]},
         "status": {"phase": "Running", "podIP": format!("10.0.0.{n}"), "podIPs": [{"ip": format!("10.0.0.{n}")}]},
     })

@@ -1,6 +1,6 @@
 //! What is written, and in which order, case by case.
 
-use k8s_openapi::api::networking::v1::{NetworkPolicyIngressRule, NetworkPolicyPeer};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer, NetworkPolicySpec};
 use kube::ResourceExt;
 use ringfence_operator::transition::{Cause, Step};
 use ringfence_operator::view::ClusterView;
@@ -129,77 +129,50 @@ fn nothing_is_written_twice() {
     assert_eq!(planned(&view, "home").steps, vec![]);
 }
 
+type Change = fn(&mut NetworkPolicy);
+
+fn spec(policy: &mut NetworkPolicy) -> &mut NetworkPolicySpec {
+    policy.spec.as_mut().unwrap()
+}
+
+fn from_same(policy: &mut NetworkPolicy) -> &mut Option<Vec<NetworkPolicyPeer>> {
+    &mut spec(policy).ingress.as_mut().unwrap()[0].from
+}
+
+/// Every absent field added, and the others edited: what is edited, the field that is reported, and the edit.
+const WIDENED: [(&str, &str, Change); 8] = [
+    ("deny-ingress", "spec.ingress", |p| {
+        spec(p).ingress = Some(vec![Default::default()])
+    }),
+    ("deny-ingress", "spec.ingress", |p| spec(p).ingress = Some(vec![])),
+    ("deny-ingress", "spec.egress", |p| {
+        spec(p).egress = Some(vec![Default::default()])
+    }),
+    ("deny-ingress", "spec.policyTypes", |p| {
+        spec(p).policy_types = Some(vec!["Ingress".to_owned(), "Egress".to_owned()]);
+    }),
+    ("deny-ingress", "spec.podSelector", |p| {
+        spec(p).pod_selector = serde_json::from_value(json!({"matchLabels": {"app": "none"}})).unwrap();
+    }),
+    ("same-namespace-ingress", "spec.ingress", |p| *from_same(p) = None),
+    ("same-namespace-ingress", "spec.ingress", |p| {
+        let everywhere = NetworkPolicyPeer {
+            namespace_selector: Some(Default::default()),
+            ..Default::default()
+        };
+        from_same(p).as_mut().unwrap().push(everywhere);
+    }),
+    ("same-namespace-ingress", "metadata.labels", |p| {
+        p.labels_mut().remove("ringfence.dev/origin-uid");
+    }),
+];
+
 #[test]
 fn every_way_to_widen_a_policy_is_undone() {
-    let anyone = NetworkPolicyIngressRule::default();
-    let everyone_here = NetworkPolicyPeer {
-        pod_selector: Some(Default::default()),
-        ..Default::default()
-    };
-    type Change = Box<dyn Fn(&mut k8s_openapi::api::networking::v1::NetworkPolicy)>;
-    let spec = |change: fn(&mut k8s_openapi::api::networking::v1::NetworkPolicySpec)| -> Change {
-        Box::new(move |policy| change(policy.spec.as_mut().unwrap()))
-    };
-    let cases: Vec<(&str, &str, Change)> = vec![
-        (
-            "ringfence-deny-ingress",
-            "spec.ingress",
-            Box::new({
-                let anyone = anyone.clone();
-                move |policy| policy.spec.as_mut().unwrap().ingress = Some(vec![anyone.clone()])
-            }),
-        ),
-        (
-            "ringfence-deny-ingress",
-            "spec.ingress",
-            spec(|spec| spec.ingress = Some(vec![])),
-        ),
-        (
-            "ringfence-deny-ingress",
-            "spec.egress",
-            spec(|spec| spec.egress = Some(vec![Default::default()])),
-        ),
-        (
-            "ringfence-deny-ingress",
-            "spec.policyTypes",
-            spec(|spec| {
-                spec.policy_types = Some(vec!["Ingress".to_owned(), "Egress".to_owned()]);
-            }),
-        ),
-        (
-            "ringfence-deny-ingress",
-            "spec.podSelector",
-            spec(|spec| {
-                spec.pod_selector = serde_json::from_value(json!({"matchLabels": {"app": "none"}})).unwrap();
-            }),
-        ),
-        (
-            "ringfence-same-namespace-ingress",
-            "spec.ingress",
-            spec(|spec| {
-                spec.ingress.as_mut().unwrap()[0].from = None;
-            }),
-        ),
-        (
-            "ringfence-same-namespace-ingress",
-            "spec.ingress",
-            Box::new(move |policy| {
-                let rules = policy.spec.as_mut().unwrap().ingress.as_mut().unwrap();
-                rules[0].from.as_mut().unwrap().push(everyone_here.clone());
-            }),
-        ),
-        (
-            "ringfence-same-namespace-ingress",
-            "metadata.labels",
-            Box::new(|policy| {
-                policy.labels_mut().remove("ringfence.dev/origin-uid");
-            }),
-        ),
-    ];
-    for (name, field, change) in cases {
+    for (name, field, change) in WIDENED {
         let (mut view, mut api) = settled();
         let good = view.policies.clone();
-        edit(&mut view, "home", name, change);
+        edit(&mut view, "home", &format!("ringfence-{name}"), change);
         assert_eq!(causes(&view), [Cause::Edited { field }], "{name}");
         api.settle(&mut view, "home");
         for (repaired, good) in view.policies["home"].iter().zip(&good["home"]) {
@@ -209,6 +182,35 @@ fn every_way_to_widen_a_policy_is_undone() {
         }
         assert_eq!(planned(&view, "home").steps, vec![]);
     }
+}
+
+#[test]
+fn a_grant_made_anew_under_its_old_name_is_no_repair() {
+    let grant = |uid: &str| {
+        json!({
+            "kind": "ServiceAccess", "metadata": {"name": "api", "namespace": "home", "uid": uid},
+            "spec": {"targetRef": {"name": "api"}, "clients": [{"podSelector": {}}]},
+        })
+    };
+    let (mut view, mut api) = settled();
+    insert(
+        &mut view,
+        json!({
+            "kind": "ZeroTrustNamespace", "metadata": {"name": "default", "namespace": "home"},
+            "spec": {"mode": "Enforce", "allow": {"dns": {"enabled": false}}},
+        }),
+    );
+    insert(
+        &mut view,
+        json!({
+            "kind": "Service", "metadata": {"name": "api", "namespace": "home"},
+            "spec": {"selector": {"app": "api"}, "ports": [{"port": 80}]},
+        }),
+    );
+    insert(&mut view, grant("first"));
+    api.settle(&mut view, "home");
+    insert(&mut view, grant("second"));
+    assert_eq!(causes(&view), [Cause::Changed, Cause::Changed]);
 }
 
 #[test]
@@ -222,7 +224,7 @@ fn labels_and_annotations_of_others_are_none_of_our_business() {
     });
     assert_eq!(planned(&view, "home").steps, vec![]);
     edit(&mut view, "home", "ringfence-deny-ingress", |policy| {
-        policy.spec.as_mut().unwrap().ingress = Some(vec![Default::default()])
+        policy.spec.as_mut().unwrap().ingress = Some(vec![Default::default()]);
     });
     api.settle(&mut view, "home");
     let repaired = view.policies["home"]

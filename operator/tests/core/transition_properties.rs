@@ -83,7 +83,13 @@ fn carry_out(
         ApiServer::new().apply_unversioned(&mut last, step);
     }
     let after = allowed(&last, &flows, measure);
-    let show = |n: &usize| format!("{} {:?}", if n % 2 == 0 { "->" } else { "<-" }, flows[n / 2]);
+    let show = |n: &usize| {
+        format!(
+            "{} {:?}",
+            if n.is_multiple_of(2) { "->" } else { "<-" },
+            flows[n / 2]
+        )
+    };
     for (n, step) in plan.steps.iter().take(steps).enumerate() {
         api.apply(&mut view, step);
         let now = allowed(&view, &flows, measure);
