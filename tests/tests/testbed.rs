@@ -21,10 +21,7 @@ fn output(mut command: Command) -> (bool, String) {
 
 fn processes_that_mention(text: &str) -> usize {
     let cmdline = |entry: fs::DirEntry| fs::read(entry.path().join("cmdline")).unwrap_or_default();
-    let all = fs::read_dir("/proc")
-        .unwrap()
-        .filter_map(Result::ok)
-        .map(cmdline);
+    let all = fs::read_dir("/proc").unwrap().filter_map(Result::ok).map(cmdline);
     all.filter(|line| String::from_utf8_lossy(line).contains(text))
         .count()
 }
@@ -101,14 +98,24 @@ fn what_a_killed_start_leaves_is_removed_and_nothing_else() {
 
     assert!(Cluster::remove(&name, &Silent).unwrap());
     assert!(!marked.wait().unwrap().success() && !inside.wait().unwrap().success());
-    assert!(bystander.try_wait().unwrap().is_none(), "a process of another cluster was ended");
+    assert!(
+        bystander.try_wait().unwrap().is_none(),
+        "a process of another cluster was ended"
+    );
     bystander.kill().unwrap();
     bystander.wait().unwrap();
     for path in [Path::new(&state), &Path::new("/run/netns").join(&netns), &cgroup] {
         assert!(!path.exists(), "{} is left", path.display());
     }
-    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&state));
-    assert!(!Cluster::remove(&name, &Silent).unwrap(), "there was something left to remove");
+    assert!(
+        !fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .contains(&state)
+    );
+    assert!(
+        !Cluster::remove(&name, &Silent).unwrap(),
+        "there was something left to remove"
+    );
 }
 
 fn sleeper(command: &mut Command) -> Child {
@@ -116,13 +123,22 @@ fn sleeper(command: &mut Command) -> Child {
 }
 
 fn well(line: &[&str]) {
-    assert!(Command::new(line[0]).args(&line[1..]).status().unwrap().success(), "{line:?}");
+    assert!(
+        Command::new(line[0]).args(&line[1..]).status().unwrap().success(),
+        "{line:?}"
+    );
 }
 
 /// A cgroup with a child, in the first hierarchy there is.
 fn make_cgroup(name: &str) -> std::path::PathBuf {
     let mounts = fs::read_to_string("/proc/mounts").unwrap();
-    let hierarchy = mounts.lines().find(|line| line.starts_with("cgroup")).unwrap().split(' ').nth(1).unwrap();
+    let hierarchy = mounts
+        .lines()
+        .find(|line| line.starts_with("cgroup"))
+        .unwrap()
+        .split(' ')
+        .nth(1)
+        .unwrap();
     let cgroup = Path::new(hierarchy).join(name);
     fs::create_dir_all(cgroup.join("kubepods")).unwrap();
     cgroup

@@ -270,14 +270,22 @@ mod tests {
     fn spec(dir: &Path) -> ImageSpec {
         let (program, base) = (dir.join("program"), dir.join("base.tar"));
         fs::write(&program, "binary").unwrap();
-        let inherited = LayerFile { source: program.clone(), target: "/etc/inherited".into(), mode: 0o644 };
+        let inherited = LayerFile {
+            source: program.clone(),
+            target: "/etc/inherited".into(),
+            mode: 0o644,
+        };
         write_layer(&[inherited], &base).unwrap();
         ImageSpec {
             names: vec!["ringfence.dev/a:1".into(), "ringfence.dev/b:2".into()],
             entrypoint: vec!["/opt/bin/program".into()],
             user: "65532".into(),
             base: Some(base),
-            files: vec![LayerFile { source: program, target: "/opt/bin/program".into(), mode: 0o755 }],
+            files: vec![LayerFile {
+                source: program,
+                target: "/opt/bin/program".into(),
+                mode: 0o755,
+            }],
         }
     }
 
@@ -300,7 +308,11 @@ mod tests {
 
     /// The content a descriptor points to, checked against its digest and size.
     fn follow(archive: &BTreeMap<String, (Header, Vec<u8>)>, descriptor: &Value) -> Vec<u8> {
-        let digest = descriptor["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap();
+        let digest = descriptor["digest"]
+            .as_str()
+            .unwrap()
+            .strip_prefix("sha256:")
+            .unwrap();
         let content = archive[&format!("blobs/sha256/{digest}")].1.clone();
         assert_eq!(hex(&Sha256::digest(&content)), digest);
         assert_eq!(descriptor["size"], content.len());
@@ -317,7 +329,12 @@ mod tests {
         let archive = written(&spec(dir.path()), &dir.path().join("image.tar"));
         assert_eq!(json_of(&archive["oci-layout"].1)["imageLayoutVersion"], "1.0.0");
         let index = json_of(&archive["index.json"].1);
-        let names: Vec<&Value> = index["manifests"].as_array().unwrap().iter().map(|m| &m["annotations"]).collect();
+        let names: Vec<&Value> = index["manifests"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|m| &m["annotations"])
+            .collect();
         assert_eq!(names[0]["io.containerd.image.name"], "ringfence.dev/a:1");
         assert_eq!(names[1]["org.opencontainers.image.ref.name"], "2");
 
@@ -327,13 +344,26 @@ mod tests {
         assert_eq!(config["config"]["Entrypoint"], json!(["/opt/bin/program"]));
         let layers = manifest["layers"].as_array().unwrap();
         let digests: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
-        assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().iter().collect::<Vec<_>>(), digests);
+        assert_eq!(
+            config["rootfs"]["diff_ids"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .collect::<Vec<_>>(),
+            digests
+        );
 
         assert!(entries(&follow(&archive, &layers[0])).contains_key("etc/inherited"));
         let own = entries(&follow(&archive, &layers[1]));
-        assert_eq!(own.keys().collect::<Vec<_>>(), ["opt/", "opt/bin/", "opt/bin/program"]);
+        assert_eq!(
+            own.keys().collect::<Vec<_>>(),
+            ["opt/", "opt/bin/", "opt/bin/program"]
+        );
         let (header, content) = &own["opt/bin/program"];
-        assert_eq!((header.mode().unwrap(), content.as_slice()), (0o755, b"binary".as_slice()));
+        assert_eq!(
+            (header.mode().unwrap(), content.as_slice()),
+            (0o755, b"binary".as_slice())
+        );
     }
 
     #[test]
@@ -341,7 +371,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let archive = written(&spec(dir.path()), &dir.path().join("image.tar"));
         let docker = &json_of(&archive["manifest.json"].1)[0];
-        assert_eq!(docker["RepoTags"], json!(["ringfence.dev/a:1", "ringfence.dev/b:2"]));
+        assert_eq!(
+            docker["RepoTags"],
+            json!(["ringfence.dev/a:1", "ringfence.dev/b:2"])
+        );
         let layers = docker["Layers"].as_array().unwrap();
         for path in layers.iter().chain([&docker["Config"]]) {
             assert!(archive.contains_key(path.as_str().unwrap()), "{path}");
@@ -360,7 +393,10 @@ mod tests {
     #[test]
     fn a_name_without_a_tag_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let spec = ImageSpec { names: vec!["ringfence.dev/a".into()], ..spec(dir.path()) };
+        let spec = ImageSpec {
+            names: vec!["ringfence.dev/a".into()],
+            ..spec(dir.path())
+        };
         let error = write_archive(&spec, &dir.path().join("image.tar")).unwrap_err();
         assert!(error.to_string().contains("ringfence.dev/a has no tag"));
     }

@@ -12,7 +12,9 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::spec::STRIPPED;
-use crate::testbed::{FOR_IMAGES, Progress, cache_dir, ensure_installed, require_root, run, step};
+use crate::testbed::{
+    DRAFTS, Draft, FOR_IMAGES, Progress, cache_dir, ensure_installed, require_root, run, step,
+};
 
 /// The machine's own Debian release and where it gets its packages.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub(super) fn layer(packages: &[&str], progress: &dyn Progress) -> Result<PathBu
     }
     require_root("making an image's base layer with debootstrap")?;
     ensure_installed(FOR_IMAGES, progress)?;
-    let scratch = tempfile::tempdir_in(&cache).context("make a temporary folder in the cache")?;
+    let scratch = Draft::new(&cache, DRAFTS)?;
     let root = scratch.path().join("root");
     step(
         progress,

@@ -1,13 +1,11 @@
 //! An API server without nodes: etcd and kube-apiserver on loopback, for suites that need no more.
 
-use std::collections::BTreeSet;
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -16,6 +14,7 @@ use nix::sys::signal::Signal;
 use super::build::{API_SERVER_TOOLS, Binaries, ETCD, KUBE_APISERVER, KUBECTL};
 use super::command::run;
 use super::control_plane::{self, ApiServerConfig};
+use super::draft::Draft;
 use super::kubeconfig;
 use super::leash::Leash;
 use super::options::ClusterOptions;
@@ -34,7 +33,7 @@ const FOLDER: &str = "ringfence-api-";
 /// so pods are admitted without one. It needs no root.
 #[derive(Debug)]
 pub struct ApiServer {
-    dir: PathBuf,
+    dir: Draft,
     home: Home,
     tools: Tools,
     leash: Leash,
@@ -108,7 +107,6 @@ impl ApiServer {
     /// When the binaries cannot be had, or one of the two does not come up; the end of its log is then in the message.
     pub fn start() -> Result<Self> {
         let tools = Tools::find()?;
-        sweep(&env::temp_dir());
         // Between finding a port free and using it somebody else may take it.
         let mut last = None;
         for _ in 0..3 {
@@ -121,7 +119,8 @@ impl ApiServer {
     }
 
     fn launch(tools: &Tools) -> Result<Self> {
-        let dir = make_folder(&env::temp_dir())?;
+        let draft = Draft::new(&env::temp_dir(), FOLDER)?;
+        let dir = draft.path().to_owned();
         let home = Home {
             records: dir.join("processes"),
             logs: dir.join("logs"),
@@ -134,7 +133,7 @@ impl ApiServer {
         let config = configure(&dir, ports)?;
         let leash = Leash::new();
         let mut server = Self {
-            dir,
+            dir: draft,
             home,
             tools: tools.clone(),
             leash,
@@ -148,7 +147,7 @@ impl ApiServer {
     }
 
     fn start_etcd(&self) -> Result<()> {
-        let args = control_plane::etcd_args(&self.dir.join("etcd"), self.ports.etcd, self.ports.peer);
+        let args = control_plane::etcd_args(&self.dir.path().join("etcd"), self.ports.etcd, self.ports.peer);
         self.leash
             .spawn(&self.home, "etcd", &self.tools.etcd, args)
             .map(drop)
@@ -205,7 +204,7 @@ impl ApiServer {
 
     /// Path of a kubeconfig for an administrator.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("kubeconfig")
+        self.dir.path().join("kubeconfig")
     }
 
     /// Where it listens.
@@ -230,7 +229,6 @@ impl Drop for ApiServer {
         for record in process::records(&self.home.records) {
             let _ = process::stop(&record.process, Duration::from_secs(5));
         }
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
@@ -256,61 +254,4 @@ fn configure(dir: &Path, ports: Ports) -> Result<Vec<String>> {
     args.push("--endpoint-reconciler-type=none".to_owned());
     args.push("--disable-admission-plugins=ServiceAccount".to_owned());
     Ok(args)
-}
-
-/// A new folder whose name says which process it belongs to.
-fn make_folder(base: &Path) -> Result<PathBuf> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
-    let pid = i32::try_from(std::process::id()).context("a pid beyond i32")?;
-    let start = process::stat(pid).map_or(0, |stat| stat.start_time);
-    let dir = base.join(format!(
-        "{FOLDER}{pid}-{start}-{}",
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    ));
-    fs::create_dir(&dir).with_context(|| format!("make folder {}", dir.display()))?;
-    Ok(dir)
-}
-
-/// Removes the folders of processes that are gone. Their API servers went with them. Somebody else's folder that cannot
-/// be removed is theirs to remove.
-fn sweep(base: &Path) {
-    let entries = fs::read_dir(base).into_iter().flatten().filter_map(Result::ok);
-    let names: BTreeSet<String> = entries
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect();
-    for name in names
-        .iter()
-        .filter(|name| owner(name).is_some_and(|owner| !owner.alive()))
-    {
-        let _ = fs::remove_dir_all(base.join(name));
-    }
-}
-
-/// The process that a folder of this name belongs to.
-fn owner(name: &str) -> Option<Process> {
-    let mut parts = name.strip_prefix(FOLDER)?.split('-');
-    Some(Process {
-        pid: parts.next()?.parse().ok()?,
-        start_time: parts.next()?.parse().ok()?,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn only_the_folders_of_dead_owners_are_swept() {
-        let base = tempfile::tempdir().unwrap();
-        let mine = make_folder(base.path()).unwrap();
-        let pid = std::process::id();
-        let dead = base.path().join(format!("{FOLDER}{pid}-1-0"));
-        let other = base.path().join(format!("{FOLDER}notes"));
-        for dir in [&dead, &other] {
-            fs::create_dir(dir).unwrap();
-        }
-        sweep(base.path());
-        assert!(mine.exists() && other.exists() && !dead.exists());
-    }
 }

@@ -1,7 +1,7 @@
 //! The Kubernetes binaries, built from Go modules and kept in the cache.
 //!
 //! A folder of the cache is named after everything that decides its content, so it is never stale and never written
-//! twice: a build goes to a draft beside its final name and is renamed when it is whole.
+//! twice: a build goes to a draft folder beside its final name and is renamed when it is whole.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,12 +12,16 @@ use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
 use super::command::run;
+use super::draft::Draft;
 use super::packages::go_version;
 use super::paths::cache_dir;
 use super::progress::{Progress, step};
 
 /// The Kubernetes version, as the modules pin it.
 pub const KUBERNETES_VERSION: &str = "v1.36.3";
+
+/// Begin of the names of folders that builds work in.
+pub(crate) const DRAFTS: &str = "draft-";
 
 /// A program that the testbed can build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,7 +211,9 @@ fn key(module: Module, go: &str) -> Result<String> {
 }
 
 fn build(tool: Tool, out: &Path) -> Result<()> {
-    let draft = out.with_extension("draft");
+    let folder = out.parent().unwrap_or(out);
+    let scratch = Draft::new(folder, DRAFTS)?;
+    let draft = scratch.path().join(tool.name);
     let mut command = Command::new("go");
     command
         .current_dir(tool.module.dir())

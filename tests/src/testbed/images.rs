@@ -6,8 +6,9 @@ use std::thread;
 
 use anyhow::{Context, Result, anyhow};
 
-use super::build::{AGNHOST, Binaries, COREDNS};
+use super::build::{AGNHOST, Binaries, COREDNS, DRAFTS};
 use super::command::run;
+use super::draft::Draft;
 use super::node::ctr;
 use super::paths::NodePaths;
 use crate::images::{ImageSpec, LayerFile, write_archive};
@@ -67,7 +68,8 @@ fn write(archive: &Path, program: &Path, names: &[&str], entrypoint: &[&str]) ->
             mode: 0o755,
         }],
     };
-    let draft = archive.with_extension("draft");
+    let scratch = Draft::new(archive.parent().unwrap_or(archive), DRAFTS)?;
+    let draft = scratch.path().join("image.tar");
     write_archive(&spec, &draft)?;
     fs::rename(&draft, archive).with_context(|| format!("put {} in place", archive.display()))
 }

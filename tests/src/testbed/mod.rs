@@ -22,6 +22,7 @@ mod cni;
 mod command;
 mod control_plane;
 mod dns;
+mod draft;
 mod images;
 mod kubeconfig;
 mod leash;
@@ -61,7 +62,9 @@ pub use paths::cache_dir;
 pub use progress::{Console, Progress, Silent, step};
 pub use wait::until;
 
+pub(crate) use build::DRAFTS;
 pub(crate) use command::run;
+pub(crate) use draft::Draft;
 use netns::command_in;
 use paths::Paths;
 use plan::Plan;

@@ -1,7 +1,7 @@
 //! One node: containerd, kubelet and kube-proxy in a network and a mount namespace of their own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::build::{Binaries, KUBE_PROXY, KUBELET};
 use super::cgroups;
 use super::cni;
 use super::command::run;
-use super::images::PAUSE;
+use super::images::{self, PAUSE};
 use super::kubeconfig;
 use super::mounts;
 use super::netns::command_in;
@@ -34,8 +34,25 @@ pub(crate) struct Nodes<'a> {
 }
 
 impl Nodes<'_> {
-    /// Namespaces, cgroup, configuration files and containerd: everything that needs no API server.
-    pub(crate) fn prepare(&self, node: &NodePlan, pki: &Pki) -> Result<()> {
+    /// Everything on every node that needs no API server, up to the images.
+    pub(crate) fn prepare_all(&self, pki: &Pki, archives: &[PathBuf]) -> Result<()> {
+        for node in &self.plan.nodes {
+            self.prepare(node, pki)?;
+        }
+        for node in &self.plan.nodes {
+            self.wait_for_containerd(node)?;
+        }
+        let all: Vec<NodePaths> = self
+            .plan
+            .nodes
+            .iter()
+            .map(|node| self.paths.node(&node.name))
+            .collect();
+        images::load(&all, archives)
+    }
+
+    /// Namespaces, cgroup, configuration files and containerd.
+    fn prepare(&self, node: &NodePlan, pki: &Pki) -> Result<()> {
         let own = self.paths.node(&node.name);
         fs::create_dir_all(own.root()).with_context(|| format!("make folder {}", own.root().display()))?;
         cgroups::create(&self.paths.cgroup_name(&node.name))?;
@@ -74,7 +91,7 @@ impl Nodes<'_> {
         command_in(&self.paths.netns(&node.name), Some(own.mount_ns()), program)
     }
 
-    pub(crate) fn wait_for_containerd(&self, node: &NodePlan) -> Result<()> {
+    fn wait_for_containerd(&self, node: &NodePlan) -> Result<()> {
         let own = self.paths.node(&node.name);
         let name = format!("containerd-{}", node.name);
         wait::until(

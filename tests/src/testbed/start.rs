@@ -127,58 +127,35 @@ impl<'a> Start<'a> {
             proxy_mode: self.options.proxy_mode,
         };
         self.paths.create()?;
-        let (cluster, pki) = step(
-            self.progress,
-            "make the network and start the control plane",
-            || {
-                network::load_modules()?;
-                network::create(&self.paths, &self.plan)?;
-                mounts::prepare_pins(&self.paths.namespaces())?;
-                let pki = Pki::create(&self.paths.pki())?;
-                Ok((self.start_api_server(&pki)?, pki))
-            },
-        )?;
+        let progress = self.progress;
+        let (cluster, pki) = step(progress, "make the network and start the control plane", || {
+            network::load_modules()?;
+            network::create(&self.paths, &self.plan)?;
+            mounts::prepare_pins(&self.paths.namespaces())?;
+            let pki = Pki::create(&self.paths.pki())?;
+            Ok((self.start_api_server(&pki)?, pki))
+        })?;
         step(
-            self.progress,
+            progress,
             "start containerd on every node and load the images",
-            || {
-                self.plan
-                    .nodes
-                    .iter()
-                    .try_for_each(|node| nodes.prepare(node, &pki))?;
-                self.plan
-                    .nodes
-                    .iter()
-                    .try_for_each(|node| nodes.wait_for_containerd(node))?;
-                let all: Vec<_> = self
-                    .plan
-                    .nodes
-                    .iter()
-                    .map(|node| self.paths.node(&node.name))
-                    .collect();
-                images::load(&all, archives)
-            },
+            || nodes.prepare_all(&pki, archives),
         )?;
         step(
-            self.progress,
+            progress,
             "wait for the API server and start the controllers",
             || {
                 self.wait_for_api(&cluster)?;
                 self.start_controllers(&pki, &api_url)
             },
         )?;
-        step(self.progress, "start the nodes", || {
-            run_with_input(
-                &mut cluster.kubectl(["create", "--filename=-"]),
-                &node_objects(&self.plan).to_string(),
-            )?;
+        step(progress, "start the nodes", || {
+            let objects = node_objects(&self.plan).to_string();
+            run_with_input(&mut cluster.kubectl(["create", "--filename=-"]), &objects)?;
             self.plan.nodes.iter().try_for_each(|node| nodes.start(node))?;
             self.wait_for_nodes(&cluster)
         })?;
         // Only now, so that its pods spread over all nodes.
-        step(self.progress, "start the cluster's DNS", || {
-            self.start_dns(&cluster)
-        })?;
+        step(progress, "start the cluster's DNS", || self.start_dns(&cluster))?;
         let mut state = cluster.state;
         state.ready = true;
         state.write(&self.paths)?;
