@@ -3,11 +3,16 @@
 
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 /// Set to `1` to write the files instead of comparing them.
 const UPDATE: &str = "RINGFENCE_UPDATE_GENERATED";
 
 fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 fn check(path: &str, wanted: &str) {
@@ -17,7 +22,11 @@ fn check(path: &str, wanted: &str) {
         std::fs::write(&path, wanted).unwrap();
     }
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == wanted, "{} is out of date: run `cargo xtask crdgen`", path.display());
+    assert!(
+        committed == wanted,
+        "{} is out of date: run `cargo xtask crdgen`",
+        path.display()
+    );
 }
 
 #[test]
@@ -28,10 +37,45 @@ fn committed_definitions_are_what_the_types_say() {
 }
 
 #[test]
+fn the_api_reference_is_what_the_types_say() {
+    check("docs/api.md", &ringfence_crd::reference());
+}
+
+#[test]
+fn every_field_has_a_word_for_those_who_ask_kubectl_explain() {
+    for (name, text) in ringfence_crd::generate() {
+        let definition: Value = serde_yaml_ng::from_str(&text).unwrap();
+        let mut silent = Vec::new();
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        for part in ["spec", "status"] {
+            undescribed(&schema["properties"][part], part, &mut silent);
+        }
+        assert!(silent.is_empty(), "{name}: no description of {silent:?}");
+    }
+}
+
+fn undescribed(schema: &Value, path: &str, silent: &mut Vec<String>) {
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        let path = format!("{path}.{name}");
+        if property["description"].as_str().is_none_or(str::is_empty) {
+            silent.push(path.clone());
+        }
+        undescribed(property, &path, silent);
+        undescribed(&property["items"], &path, silent);
+    }
+}
+
+#[test]
 fn no_definition_is_left_over_from_a_kind_that_is_gone() {
-    let wanted: Vec<String> = ringfence_crd::generate().into_iter().map(|(name, _)| name).collect();
+    let wanted: Vec<String> = ringfence_crd::generate()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
     for entry in std::fs::read_dir(root().join("config/crd")).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        assert!(wanted.contains(&name), "config/crd/{name} is not generated: delete it");
+        assert!(
+            wanted.contains(&name),
+            "config/crd/{name} is not generated: delete it"
+        );
     }
 }

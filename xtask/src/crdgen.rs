@@ -8,15 +8,18 @@ use ringfence_tests::source;
 
 /// Writes every generated file that differs, and says which.
 pub(crate) fn run() -> Result<ExitCode> {
-    let folder = source::root().join("config/crd");
-    for (name, text) in ringfence_crd::generate() {
-        let path = folder.join(&name);
+    let definitions = ringfence_crd::generate()
+        .into_iter()
+        .map(|(name, text)| (format!("config/crd/{name}"), text));
+    let reference = ("docs/api.md".to_owned(), ringfence_crd::reference());
+    for (name, text) in definitions.chain([reference]) {
+        let path = source::root().join(&name);
         if fs::read_to_string(&path).is_ok_and(|now| now == text) {
-            println!("config/crd/{name} is up to date");
+            println!("{name} is up to date");
             continue;
         }
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))?;
-        println!("config/crd/{name} written");
+        println!("{name} written");
     }
     Ok(ExitCode::SUCCESS)
 }
