@@ -4,6 +4,7 @@
 mod cluster;
 mod generate;
 mod generate_properties;
+mod meaning;
 mod ownership;
 mod random;
 mod status;
