@@ -4,6 +4,8 @@ use ringfence_telemetry::client::{ConnectError, TimedOut};
 use ringfence_telemetry::http::HttpError;
 use ringfence_telemetry::logs::LogError;
 
+use kube::runtime::watcher;
+
 use crate::leader::LeaderError;
 
 /// Why the operator could not do something.
@@ -167,8 +169,20 @@ impl Error {
     }
 }
 
+/// Why a watch failed, without the whole Status that the API server answered with.
+pub(crate) fn watch_message(error: &watcher::Error) -> String {
+    let (what, cause) = match error {
+        watcher::Error::InitialListFailed(error) => ("list", message(error)),
+        watcher::Error::WatchStartFailed(error) => ("start watching", message(error)),
+        watcher::Error::WatchFailed(error) => ("watch", message(error)),
+        watcher::Error::WatchError(status) => ("watch", status.message.clone()),
+        watcher::Error::NoResourceVersion => ("watch", "an answer has no resourceVersion".to_owned()),
+    };
+    format!("{what}: {cause}")
+}
+
 /// What the API server said, without the whole Status around it.
-fn message(error: &kube::Error) -> String {
+pub(crate) fn message(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
         kube::Error::Api(status) => format!("HTTP status {}", status.code),

@@ -16,7 +16,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::Refusal;
+use crate::error::{Refusal, message};
 
 /// How long leadership lasts.
 #[derive(Clone, Copy, Debug)]
@@ -162,13 +162,14 @@ impl Election {
                     tracing::info!(lease = %self.lease(), identity = self.identity, "leading");
                     return true;
                 }
-                Ok(Some(holder)) if told.as_ref() != Some(&holder) => {
-                    tracing::info!(lease = %self.lease(), holder, "standing by");
-                    told = Some(holder);
-                }
-                Ok(Some(_)) => {}
-                Err(cause) => {
-                    tracing::warn!(lease = %self.lease(), %cause, "the Lease can't be read or taken");
+                // What stays as it is is told once, not at every look.
+                same if told.as_ref() == Some(&same) => {}
+                other => {
+                    match &other {
+                        Err(cause) => tracing::warn!(lease = %self.lease(), cause, "can't take the Lease"),
+                        Ok(holder) => tracing::info!(lease = %self.lease(), holder, "standing by"),
+                    }
+                    told = Some(other);
                 }
             }
             tokio::select! {
@@ -233,7 +234,9 @@ impl Election {
         });
         match outcome.await {
             Ok(Ok(())) => tracing::info!(lease = %self.lease(), "gave leadership up"),
-            Ok(Err(error)) => tracing::info!(lease = %self.lease(), %error, "leadership was left to expire"),
+            Ok(Err(error)) => {
+                tracing::info!(lease = %self.lease(), error = message(&error), "leadership was left to expire");
+            }
             Err(_) => tracing::info!(lease = %self.lease(), "leadership was left to expire: no answer"),
         }
     }
@@ -251,7 +254,7 @@ impl Election {
                 Ok(None)
             }
             Ok(Ok(Some(holder))) => Ok(Some(holder)),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(message(&error)),
             Err(_) => Err(format!("no answer within {:?}", self.timing.retry)),
         }
     }

@@ -18,7 +18,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
 use serde::de::DeserializeOwned;
 
-use crate::error::Error;
+use crate::error::{Error, watch_message};
 use crate::metrics::OperatorMetrics;
 use crate::triggers::{Change, Triggers};
 
@@ -222,7 +222,8 @@ impl Sink {
                 Ok(event) => event.modify(trim),
                 Err(error) => {
                     let kind = <K as Resource>::kind(&()).into_owned();
-                    tracing::warn!(kind, %error, "a watch failed and is started again");
+                    let cause = watch_message(&error);
+                    tracing::warn!(kind, cause, "a watch failed and is started again");
                     self.metrics.watch_failed(kind_name(&kind));
                     continue;
                 }

@@ -15,13 +15,14 @@
 //! service account and role binding away within milliseconds of the CustomResourceDefinitions, and a finalizer that
 //! nobody may remove any more blocks the definitions, and every namespace with a ZeroTrustNamespace, for ever.
 //!
-//! So policies have two owners: the ZeroTrustNamespace, and the CustomResourceDefinition of all of them. While one owner
-//! lives the collector keeps the policy. A ZeroTrustNamespace that goes alone leaves its policies to the operator, also
+//! So policies have two owners: the ZeroTrustNamespace or ServiceAccess of their namespace, and the
+//! CustomResourceDefinition of ZeroTrustNamespaces. While one owner lives the collector keeps the policy. A ZeroTrustNamespace that goes alone leaves its policies to the operator, also
 //! to one that was not running at the time: they are known by that second owner and by who manages them. When
 //! everything goes at once, so does the definition, and the collector removes the rest without anybody's help.
 
 mod access;
 mod namespace;
+mod settle;
 mod snapshot;
 mod status;
 
@@ -65,6 +66,7 @@ pub struct Controller {
     metrics: OperatorMetrics,
     expectations: Arc<Mutex<Expectations>>,
     versions: Mutex<Versions<Key>>,
+    newcomers: Mutex<settle::Newcomers>,
     /// Writes that the API server refuses, by namespace, until they succeed.
     failures: Mutex<BTreeMap<String, WriteFailure>>,
 }
@@ -117,6 +119,7 @@ impl Controller {
             metrics,
             expectations,
             versions: Mutex::default(),
+            newcomers: Mutex::default(),
             failures: Mutex::default(),
         })
     }

@@ -31,6 +31,10 @@ impl Controller {
         if !self.is_current(&mut view, namespace).await? {
             return Ok(Done::Again(LAG));
         }
+        let effective = view.effective(namespace).map(AsRef::as_ref);
+        if let Some(wait) = lock(&self.newcomers).wait(namespace, effective, Instant::now()) {
+            return Ok(Done::Again(wait));
+        }
         let generated = generate(&view, &self.generator, namespace);
         let plan = plan(&view, namespace, &generated);
         let outcome = self.applier.execute(namespace, plan.steps).await;
