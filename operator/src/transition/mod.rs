@@ -13,6 +13,11 @@
 //! Widening before narrowing keeps what both old and new allow. Closing one direction before the other opens keeps closed
 //! what neither old nor new allows: were both open for a moment, a connection that each of them denies could pass.
 //!
+//! So each end of a connection, at every moment, lets pass at least what it lets pass before *and* after, and at most what it lets
+//! pass before *or* after. The same holds for connections as a whole, with one exception: where policies of others isolate some
+//! pods of the namespace, and one change turns one direction's denial into the other's, a connection that one end denied before
+//! and the other end denies after may pass in between. Sparing that would need copies of policies, split by pod.
+//!
 //! After a crash the next plan starts from what is there. A bridge left behind is recognised by its name and its owner, kept
 //! until the end, and removed.
 

@@ -142,11 +142,11 @@ fn from_same(policy: &mut NetworkPolicy) -> &mut Option<Vec<NetworkPolicyPeer>> 
 /// Every absent field added, and the others edited: what is edited, the field that is reported, and the edit.
 const WIDENED: [(&str, &str, Change); 8] = [
     ("deny-ingress", "spec.ingress", |p| {
-        spec(p).ingress = Some(vec![Default::default()])
+        spec(p).ingress = Some(vec![Default::default()]);
     }),
     ("deny-ingress", "spec.ingress", |p| spec(p).ingress = Some(vec![])),
     ("deny-ingress", "spec.egress", |p| {
-        spec(p).egress = Some(vec![Default::default()])
+        spec(p).egress = Some(vec![Default::default()]);
     }),
     ("deny-ingress", "spec.policyTypes", |p| {
         spec(p).policy_types = Some(vec!["Ingress".to_owned(), "Egress".to_owned()]);
