@@ -10,12 +10,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Update};
-use crate::engine::Engine;
+use crate::conntrack::Judge;
+use crate::conntrack::socket::Conntrack;
+use crate::engine::{Engine, Synced};
 use crate::error::{Error, Result};
 use crate::kernel::{LocalKernel, Tools, Variant, cleanup, remove_rules};
 use crate::metrics::Counters;
 use crate::options::Options;
 use crate::plan::plan;
+use crate::revoke::Revoker;
 use crate::ruleset::{Family, Ruleset};
 
 /// How long to wait for more changes after one, and after the first of many: a rollout is one transaction, not a
@@ -45,6 +48,8 @@ pub struct Settings {
     pub options: Options,
     /// The tools.
     pub tools: Tools,
+    /// The kernel's connections; `None` leaves those alone that policies no longer allow.
+    pub conntrack: Option<Conntrack>,
     /// What is counted.
     pub counters: Counters,
     /// Becomes ready when the kernel holds what the policies say for the first time.
@@ -55,6 +60,7 @@ pub struct Settings {
 pub struct Agent {
     settings: Settings,
     engine: Engine<LocalKernel>,
+    revoker: Option<Revoker>,
     cluster: Cluster,
     /// Whether leftovers of the other variant have been looked for.
     settled: bool,
@@ -65,10 +71,16 @@ pub struct Agent {
 
 impl Agent {
     /// An agent that knows nothing yet.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(mut settings: Settings) -> Self {
         let kernel = LocalKernel::new(settings.tools.clone(), settings.variant, &settings.families);
+        let mark = settings.options.revoked_mark;
+        let revoker = settings
+            .conntrack
+            .take()
+            .map(|conntrack| Revoker::new(conntrack, mark));
         Self {
             settings,
+            revoker,
             engine: Engine::new(kernel),
             cluster: Cluster::default(),
             settled: false,
@@ -178,16 +190,30 @@ impl Agent {
             .map(|node| node.addresses.clone())
             .unwrap_or_default();
         let ruleset = plan(&policies, &own, &self.settings.families, &self.settings.options);
-        let mut writes = 0;
+        let written = self.write(&ruleset);
+        if let Some(revoker) = &mut self.revoker {
+            // A transaction that failed half way may have tightened, too.
+            if written.as_ref().map_or(true, |synced| synced.tightens) {
+                revoker.tightened();
+            }
+            let judge = Judge::new(&policies, &own);
+            revoker.review(&judge, &self.settings.families, &self.settings.counters)?;
+        }
+        self.gauge(&policies, &ruleset);
+        Ok(written?.writes)
+    }
+
+    fn write(&mut self, ruleset: &Ruleset) -> Result<Synced> {
         if !self.settled {
             // Ours first, then the leftovers away: the node is never without rules.
-            writes += self.engine.sync_keeping_sets(&ruleset)?.writes;
+            let first = self.engine.sync_keeping_sets(ruleset)?;
             self.remove_leftovers()?;
             self.settled = true;
+            let second = self.engine.sync(ruleset)?;
+            let (writes, tightens) = (first.writes + second.writes, first.tightens || second.tightens);
+            return Ok(Synced { writes, tightens });
         }
-        writes += self.engine.sync(&ruleset)?.writes;
-        self.gauge(&policies, &ruleset);
-        Ok(writes)
+        self.engine.sync(ruleset)
     }
 
     /// Removes what an earlier run left in the other variant, or in a family that is no longer enforced.
@@ -219,6 +245,9 @@ impl Agent {
         match tokio::task::block_in_place(|| self.engine.audit()) {
             Ok(differences) if differences.is_empty() => {
                 self.settings.counters.last_sync.set(now());
+                if self.revoker.as_ref().is_some_and(Revoker::wants_another_look) {
+                    self.sync();
+                }
             }
             Ok(differences) => {
                 tracing::warn!(?differences, "something else changed the rules, repairing them");

@@ -23,6 +23,8 @@ pub struct Engine<K> {
 pub struct Synced {
     /// Runs of tools that wrote.
     pub writes: usize,
+    /// Whether some connection that was allowed may no longer be: anything but new elements in sets.
+    pub tightens: bool,
 }
 
 impl<K: Kernel> Engine<K> {
@@ -82,7 +84,10 @@ impl<K: Kernel> Engine<K> {
             None => self.kernel.read()?,
         };
         let phases = diff(&state, wanted)?.phases;
-        let mut writes = 0;
+        let mut synced = Synced {
+            writes: 0,
+            tightens: false,
+        };
         for phase in phases.into_iter().filter_map(|phase| {
             if destroy {
                 Some(phase)
@@ -91,15 +96,25 @@ impl<K: Kernel> Engine<K> {
             }
         }) {
             self.kernel.write(&phase)?;
-            writes += 1;
+            synced.writes += 1;
+            synced.tightens |= tightens(&phase);
             if let Err(reason) = state.apply(&phase) {
                 // The kernel took what our own idea of it would not: the idea is wrong, so it is not kept.
                 tracing::warn!(%reason, "the kernel holds something else than was assumed, reading it back");
-                return Ok(Synced { writes });
+                return Ok(synced);
             }
         }
         self.held = Some(state);
-        Ok(Synced { writes })
+        Ok(synced)
+    }
+}
+
+fn tightens(phase: &Phase) -> bool {
+    match phase {
+        Phase::Chains(..) => true,
+        Phase::Sets(changes) => changes
+            .iter()
+            .any(|change| matches!(change, SetChange::Remove(..))),
     }
 }
 

@@ -40,6 +40,14 @@ pub enum Error {
         /// The line.
         line: String,
     },
+    /// The kernel's connection tracking did not answer, or refused.
+    #[error("cannot {what}: {source}; connections that policies no longer allow are not ended")]
+    Conntrack {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// Something of ours is left after a clean-up.
     #[error(
         "left behind after clean-up: {0}; another rule refers to it, remove that rule and run cleanup again"
@@ -61,6 +69,7 @@ impl Error {
             Self::LockHeld { .. } => "LockHeld",
             Self::ToolFailed { .. } => "ToolFailed",
             Self::Unreadable { .. } => "Unreadable",
+            Self::Conntrack { .. } => "Conntrack",
             Self::Remains(_) => "Remains",
             Self::NoGeneration(_) => "NoGeneration",
             Self::Api(_) => "Api",

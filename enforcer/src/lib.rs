@@ -44,6 +44,7 @@
 pub mod agent;
 pub mod cli;
 pub mod cluster;
+pub mod conntrack;
 pub mod diff;
 pub mod engine;
 pub mod error;
@@ -55,6 +56,7 @@ pub mod observe;
 pub mod options;
 pub mod plan;
 pub mod render;
+pub mod revoke;
 pub mod rules;
 pub mod ruleset;
 pub mod simulate;

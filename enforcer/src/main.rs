@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use ringfence_enforcer::agent::{Agent, Settings};
 use ringfence_enforcer::cli::{Cli, Command, RunArgs};
+use ringfence_enforcer::conntrack::socket::Conntrack;
 use ringfence_enforcer::kernel::{Tools, cleanup, detect};
 use ringfence_enforcer::metrics::{Counters, Writes};
 use ringfence_enforcer::node::{self, Finding, Level};
@@ -90,6 +91,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         families,
         options,
         tools,
+        conntrack: Some(Conntrack::open()?),
         counters,
         ready,
     };

@@ -31,7 +31,8 @@ impl Default for Writes {
 
 impl Writes {
     /// Everything that writes; `None` serves both families at once.
-    const TOOLS: [(&str, Option<Family>); 3] = [
+    const TOOLS: [(&str, Option<Family>); 4] = [
+        ("conntrack", None),
         ("ipset", None),
         ("iptables", Some(Family::V4)),
         ("iptables", Some(Family::V6)),
@@ -75,6 +76,8 @@ pub struct Counters {
     pub last_sync: Gauge,
     /// Times that something else had changed our rules or sets.
     pub repairs: Counter,
+    revoked: Counter,
+    restored: Counter,
     errors: Labelled<ErrorName, Counter>,
     /// Pods of the node that a policy isolates.
     pub isolated_pods: Gauge,
@@ -94,6 +97,8 @@ impl Default for Counters {
             duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             last_sync: Gauge::default(),
             repairs: Counter::default(),
+            revoked: Counter::default(),
+            restored: Counter::default(),
             errors: Labelled::default(),
             isolated_pods: Gauge::default(),
             policies: Gauge::default(),
@@ -109,12 +114,24 @@ impl Counters {
         self.errors.get_or_create(&ErrorName { error: name }).inc();
     }
 
+    /// A connection was revoked, or is allowed again.
+    pub fn remarked(&self, revoke: bool) {
+        self.writes.count("conntrack", None);
+        let counter = if revoke { &self.revoked } else { &self.restored };
+        counter.inc();
+    }
+
+    /// Connections that were revoked so far.
+    pub fn revoked(&self) -> u64 {
+        self.revoked.get()
+    }
+
     /// Makes the counters part of what /metrics shows.
     pub fn register(&self, registry: &mut Registry) {
         // Counters get their `_total` from the encoder.
         registry.register(
             "ringfence_kernel_writes",
-            "Runs of a tool that writes to the kernel",
+            "Writes to the kernel: runs of a tool, or marks of connections",
             self.writes.0.clone(),
         );
         registry.register(
@@ -137,6 +154,16 @@ impl Counters {
             "ringfence_enforcer_repairs",
             "Times that something else had changed our rules or sets",
             self.repairs.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_revoked_connections",
+            "Connections that were ended because no policy allows them any more",
+            self.revoked.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_restored_connections",
+            "Revoked connections that were allowed again",
+            self.restored.clone(),
         );
         registry.register("ringfence_enforcer_errors", "Errors by name", self.errors.clone());
         registry.register(

@@ -140,7 +140,7 @@ fn halves(change: &SetChange) -> Vec<SetChange> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, max_local_rejects: 10_000_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, max_local_rejects: 10_000_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_rules_mean_what_the_policies_mean(

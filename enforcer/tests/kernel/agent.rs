@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
 use ringfence_enforcer::agent::{Agent, Settings};
 use ringfence_enforcer::cluster::{Kind, Object, Update};
+use ringfence_enforcer::conntrack::socket::Conntrack;
 use ringfence_enforcer::kernel::Variant;
 use ringfence_enforcer::metrics::Counters;
 use ringfence_enforcer::names;
@@ -23,16 +24,16 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// Where the agent itself is said to run.
 const HOME: &str = "ringfence-system";
 
-struct Running {
+pub(crate) struct Running {
     updates: UnboundedSender<Update>,
     health: Health,
     ready: Check,
-    counters: Counters,
+    pub(crate) counters: Counters,
     shutdown: CancellationToken,
     task: JoinHandle<ringfence_enforcer::Result<()>>,
 }
 
-fn start(namespace: &Namespace, variant: Variant) -> Running {
+pub(crate) fn start(namespace: &Namespace, variant: Variant) -> Running {
     let counters = Counters::default();
     let health = Health::new();
     let ready = health.readiness("rules", "not written yet");
@@ -43,6 +44,7 @@ fn start(namespace: &Namespace, variant: Variant) -> Running {
         families: Family::ALL.to_vec(),
         options: Options::default(),
         tools: namespace.tools(&counters.writes),
+        conntrack: Some(namespace.inside(|| Conntrack::open().expect("the kernel tracks connections"))),
         counters: counters.clone(),
         ready: ready.clone(),
     };
@@ -60,13 +62,13 @@ fn start(namespace: &Namespace, variant: Variant) -> Running {
 }
 
 impl Running {
-    fn tell(&self, updates: impl IntoIterator<Item = Update>) {
+    pub(crate) fn tell(&self, updates: impl IntoIterator<Item = Update>) {
         updates
             .into_iter()
             .for_each(|update| self.updates.unbounded_send(update).expect("the agent listens"));
     }
 
-    async fn until(&self, what: &str, done: impl Fn() -> bool) {
+    pub(crate) async fn until(&self, what: &str, done: impl Fn() -> bool) {
         let poll = async {
             while !done() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -77,11 +79,11 @@ impl Running {
             .unwrap_or_else(|_| panic!("never: {what}"));
     }
 
-    async fn until_ready(&self) {
+    pub(crate) async fn until_ready(&self) {
         self.until("ready", || self.ready.is_ok()).await;
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         let ended = tokio::time::timeout(LIMIT, self.task)
             .await

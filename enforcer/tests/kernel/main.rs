@@ -5,5 +5,6 @@ mod agent;
 mod net;
 mod packets;
 mod repairs;
+mod revoke;
 mod roundtrip;
 mod world;

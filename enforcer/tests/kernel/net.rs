@@ -185,6 +185,11 @@ impl Lab {
             Protocol::Sctp => panic!("no SCTP here"),
         })
     }
+
+    /// The namespace of a pod.
+    pub(crate) fn pod(&self, number: u8) -> &Namespace {
+        &self.pods[usize::from(number)]
+    }
 }
 
 fn set(sysctl: &str) {
