@@ -5,6 +5,7 @@ mod cluster;
 mod generate;
 mod generate_properties;
 mod meaning;
+mod openings;
 mod ownership;
 mod random;
 mod status;
