@@ -71,6 +71,19 @@ impl Selector {
         self.requirements.is_empty()
     }
 
+    /// A label that every selected object has, with the values that it can have there, as few as the selector says.
+    /// `None` where the selector names no values.
+    pub(crate) fn one_of(&self) -> Option<(&String, &BTreeSet<String>)> {
+        let listing = self
+            .requirements
+            .iter()
+            .filter_map(|requirement| match &requirement.operator {
+                Operator::In(values) => Some((&requirement.key, values)),
+                _ => None,
+            });
+        listing.min_by_key(|(_, values)| values.len())
+    }
+
     /// The requirements, sorted.
     pub fn requirements(&self) -> impl Iterator<Item = &Requirement> {
         self.requirements.iter()

@@ -40,5 +40,8 @@ pub use model::{
     Protocol, Rule,
 };
 pub use net::canonical_networks;
+pub use resolve::incremental::{
+    Change, Changes, Compiled, CompiledGrant, CompiledIsolation, CompiledPod, Event, GroupChange, Resolver,
+};
 pub use resolve::{Grant, Isolation, LocalPod, NodePolicies, PeerSet, Peers, PortRange, Ports, resolve};
 pub use world::World;

@@ -16,6 +16,7 @@ use crate::model::{
     ContainerPort, IpBlock, Namespace, Node, ObjectKey, Peer, Pod, Policy, PortMatch, PortSpec, Protocol,
     Rule,
 };
+use crate::resolve::incremental::Event;
 use crate::world::World;
 
 /// How many cases a property test tries: `short`, or `long` where the environment has `RINGFENCE_LONG`.
@@ -99,8 +100,11 @@ pub fn flow(world: &World) -> BoxedStrategy<Flow> {
         addresses.extend(world.pods.values().flat_map(|pod| pod.addresses.iter().copied()));
     }
     let ports = [0, 1, 2, 53, 79, 80, 81, 82, 8080, 8081, 65534, 65535];
-    let ends = (select(addresses.clone()), select(addresses))
-        .prop_filter("one family", |(from, to)| from.is_ipv4() == to.is_ipv4());
+    let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(IpAddr::is_ipv4);
+    let ends = prop_oneof![
+        3 => (select(v4.clone()), select(v4)),
+        1 => (select(v6.clone()), select(v6)),
+    ];
     (ends, protocol(), select(ports.to_vec()))
         .prop_map(|((source, destination), protocol, port)| Flow {
             source,
@@ -109,6 +113,19 @@ pub fn flow(world: &World) -> BoxedStrategy<Flow> {
             port,
         })
         .boxed()
+}
+
+/// Something that happens to one of the pods, namespaces and policies of a world.
+pub fn event() -> impl Strategy<Value = Event> {
+    let name = || select(NAMESPACES.to_vec());
+    prop_oneof![
+        6 => pod().prop_map(Event::Pod),
+        2 => pod().prop_map(|pod| Event::PodGone(pod.key)),
+        3 => policy().prop_map(Event::Policy),
+        1 => policy().prop_map(|policy| Event::PolicyGone(policy.key)),
+        2 => (name(), labels()).prop_map(|(name, labels)| Event::Namespace(Namespace { name: name.to_owned(), labels })),
+        1 => name().prop_map(|name| Event::NamespaceGone(name.to_owned())),
+    ]
 }
 
 /// Labels of two keys and three values.

@@ -7,21 +7,22 @@ use super::{Grant, Peers, PortRange, Ports};
 use crate::model::{Direction, Pod, Policy, PortMatch, PortSpec, Rule};
 
 /// Collects grants: those to the same peers become one.
-#[derive(Default)]
-struct Collector {
+pub(super) struct Collector<P> {
     /// By the group's id; `None` is anyone.
-    by_peers: BTreeMap<Option<String>, (Peers, Ports)>,
+    by_peers: BTreeMap<Option<String>, (P, Ports)>,
 }
 
-impl Collector {
-    fn add(&mut self, peers: Peers, ports: Ports) {
+impl<P> Collector<P> {
+    pub(super) fn new() -> Self {
+        Self {
+            by_peers: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn add(&mut self, id: Option<String>, peers: P, ports: Ports) {
         if matches!(&ports, Ports::Only(ranges) if ranges.is_empty()) {
             return;
         }
-        let id = match &peers {
-            Peers::Any => None,
-            Peers::Group { id, .. } => Some(id.clone()),
-        };
         let (_, known) = self
             .by_peers
             .entry(id)
@@ -33,11 +34,20 @@ impl Collector {
         }
     }
 
-    fn finish(self) -> Vec<Grant> {
-        self.by_peers
-            .into_values()
-            .map(|(peers, ports)| Grant { peers, ports })
-            .collect()
+    /// The grants, sorted by the peers' id.
+    pub(super) fn finish<G>(self, grant: impl Fn(P, Ports) -> G) -> Vec<G> {
+        let grants = self.by_peers.into_values();
+        grants.map(|(peers, ports)| grant(peers, ports)).collect()
+    }
+}
+
+impl Collector<Peers> {
+    fn add_peers(&mut self, peers: Peers, ports: Ports) {
+        let id = match &peers {
+            Peers::Any => None,
+            Peers::Group { id, .. } => Some(id.clone()),
+        };
+        self.add(id, peers, ports);
     }
 }
 
@@ -48,7 +58,7 @@ pub(super) fn collect(
     pod: &Pod,
     direction: Direction,
 ) -> Vec<Grant> {
-    let mut collector = Collector::default();
+    let mut collector = Collector::new();
     for policy in policies {
         for rule in policy.rules(direction).unwrap_or_default() {
             match direction {
@@ -57,12 +67,12 @@ pub(super) fn collect(
             }
         }
     }
-    collector.finish()
+    collector.finish(|peers, ports| Grant { peers, ports })
 }
 
 /// Ingress: the destination is the local pod, so that is where names resolve.
 fn add_ingress(
-    collector: &mut Collector,
+    collector: &mut Collector<Peers>,
     groups: &mut Groups<'_, '_>,
     policy: &Policy,
     rule: &Rule,
@@ -72,7 +82,7 @@ fn add_ingress(
         None => Ports::Any,
         Some(ports) => Ports::Only(ports.iter().flat_map(|port| ranges_at(port, pod)).collect()),
     };
-    collector.add(
+    collector.add_peers(
         groups.resolve(&policy.key.namespace, rule.peers.as_deref()),
         ports,
     );
@@ -89,28 +99,28 @@ fn ranges_at(port: &PortMatch, pod: &Pod) -> Vec<PortRange> {
 }
 
 /// Egress: names resolve at each destination, which splits the peers by the number that they declare.
-fn add_egress(collector: &mut Collector, groups: &mut Groups<'_, '_>, policy: &Policy, rule: &Rule) {
+fn add_egress(collector: &mut Collector<Peers>, groups: &mut Groups<'_, '_>, policy: &Policy, rule: &Rule) {
     let namespace = &policy.key.namespace;
     let peers = rule.peers.as_deref();
     let Some(ports) = &rule.ports else {
-        collector.add(groups.resolve(namespace, peers), Ports::Any);
+        collector.add_peers(groups.resolve(namespace, peers), Ports::Any);
         return;
     };
     let numbers: BTreeSet<PortRange> = ports.iter().filter_map(numeric).collect();
     if !numbers.is_empty() {
-        collector.add(groups.resolve(namespace, peers), Ports::Only(numbers));
+        collector.add_peers(groups.resolve(namespace, peers), Ports::Only(numbers));
     }
     for port in ports {
         if let Some(PortSpec::Named(name)) = &port.port {
             for (number, declaring) in groups.declaring(namespace, peers, port.protocol, name) {
                 let one = BTreeSet::from([PortRange::one(port.protocol, number)]);
-                collector.add(declaring, Ports::Only(one));
+                collector.add_peers(declaring, Ports::Only(one));
             }
         }
     }
 }
 
-fn numeric(port: &PortMatch) -> Option<PortRange> {
+pub(super) fn numeric(port: &PortMatch) -> Option<PortRange> {
     match &port.port {
         None => Some(PortRange::all(port.protocol)),
         Some(PortSpec::Range(first, last)) => Some(PortRange {

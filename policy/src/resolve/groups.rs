@@ -13,21 +13,21 @@ use crate::model::{Peer, Pod, Protocol};
 use crate::net::{self, canonical_networks};
 
 /// What a group is, apart from who is in it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Definition {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub(super) struct Definition {
     /// The policy's namespace, where one of the peers means "my own".
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     /// The peers, sorted; `None` is anyone.
-    peers: Option<Vec<Peer>>,
+    pub(super) peers: Option<Vec<Peer>>,
     /// Only pods that declare this port, in an egress rule that names one.
-    port: Option<NamedPort>,
+    pub(super) port: Option<NamedPort>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct NamedPort {
-    protocol: Protocol,
-    name: String,
-    number: u16,
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub(super) struct NamedPort {
+    pub(super) protocol: Protocol,
+    pub(super) name: String,
+    pub(super) number: u16,
 }
 
 /// Resolves peers to groups, each definition once.
@@ -144,14 +144,14 @@ impl<'i, 'w> Groups<'i, 'w> {
     }
 }
 
-fn blocks(peers: &[Peer]) -> impl Iterator<Item = &crate::model::IpBlock> {
+pub(super) fn blocks(peers: &[Peer]) -> impl Iterator<Item = &crate::model::IpBlock> {
     peers.iter().filter_map(|peer| match peer {
         Peer::Block(block) => Some(block),
         Peer::Pods { .. } => None,
     })
 }
 
-fn define(namespace: &str, peers: Option<&[Peer]>) -> Definition {
+pub(super) fn define(namespace: &str, peers: Option<&[Peer]>) -> Definition {
     let means_own = |peer: &Peer| matches!(peer, Peer::Pods { namespaces: None, .. });
     let namespace = peers
         .is_some_and(|peers| peers.iter().any(means_own))

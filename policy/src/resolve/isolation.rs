@@ -14,11 +14,11 @@ use crate::model::{Direction, ObjectKey, Pod, Policy, PortSpec, Protocol};
 
 /// What makes two pods alike in one direction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-struct Likeness {
-    direction: Direction,
-    policies: Vec<ObjectKey>,
+pub(super) struct Likeness {
+    pub(super) direction: Direction,
+    pub(super) policies: Vec<ObjectKey>,
     /// For ingress: the named ports that the policies mention, with the numbers the pod declares under them.
-    named_ports: BTreeSet<(Protocol, String, Vec<u16>)>,
+    pub(super) named_ports: BTreeSet<(Protocol, String, Vec<u16>)>,
 }
 
 /// Resolves pods, building each isolation once.
@@ -68,7 +68,7 @@ impl<'i, 'w> Isolations<'i, 'w> {
     }
 }
 
-fn likeness(pod: &Pod, direction: Direction, policies: &[&Policy]) -> Likeness {
+pub(super) fn likeness(pod: &Pod, direction: Direction, policies: &[&Policy]) -> Likeness {
     let named_ports = match direction {
         Direction::Egress => BTreeSet::new(),
         Direction::Ingress => policies

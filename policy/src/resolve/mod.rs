@@ -8,6 +8,7 @@
 
 mod grants;
 mod groups;
+pub(crate) mod incremental;
 mod index;
 mod isolation;
 

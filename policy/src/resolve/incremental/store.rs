@@ -1,0 +1,203 @@
+//! The pods, namespaces and policies that a resolver knows, and where to find them.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::labels::{Labels, Selector};
+use crate::model::{Namespace, ObjectKey, Peer, Pod, Policy};
+use crate::world::claim;
+
+/// The pods, namespaces and policies that a resolver knows.
+#[derive(Debug, Default)]
+pub(super) struct Store {
+    pods: HashMap<String, InNamespace>,
+    /// Who claims an address; mostly one.
+    claims: HashMap<IpAddr, Vec<Arc<Pod>>>,
+    namespaces: HashMap<String, Arc<Namespace>>,
+    policies: HashMap<String, BTreeMap<String, Arc<Policy>>>,
+}
+
+#[derive(Debug, Default)]
+struct InNamespace {
+    by_name: BTreeMap<String, Arc<Pod>>,
+    /// Names of pods by label.
+    by_label: HashMap<String, HashMap<String, BTreeSet<String>>>,
+}
+
+impl Store {
+    pub(super) fn pod(&self, key: &ObjectKey) -> Option<&Arc<Pod>> {
+        self.pods.get(&key.namespace)?.by_name.get(&key.name)
+    }
+
+    pub(super) fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(name)
+    }
+
+    /// The labels of a namespace that is known.
+    pub(super) fn labels_of(&self, namespace: &str) -> Option<&Labels> {
+        self.namespaces.get(namespace).map(|namespace| &namespace.labels)
+    }
+
+    /// The policies of a namespace, sorted by name.
+    pub(super) fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Policy>> {
+        self.policies
+            .get(namespace)
+            .into_iter()
+            .flat_map(BTreeMap::values)
+    }
+
+    pub(super) fn policy(&self, key: &ObjectKey) -> Option<&Arc<Policy>> {
+        self.policies.get(&key.namespace)?.get(&key.name)
+    }
+
+    /// Who holds an address.
+    pub(super) fn holder(&self, address: IpAddr) -> Option<&Arc<Pod>> {
+        self.claims.get(&address)?.iter().max_by_key(|pod| claim(pod))
+    }
+
+    /// Whether `pod` holds the address against all others.
+    pub(super) fn holds(&self, pod: &Pod, address: IpAddr) -> bool {
+        self.holder(address).is_some_and(|holder| holder.key == pod.key)
+    }
+
+    /// Puts a pod in the place of the one of that name, or removes it.
+    pub(super) fn set_pod(&mut self, key: &ObjectKey, pod: Option<Arc<Pod>>) {
+        if let Some(old) = self.pod(key).cloned() {
+            self.forget_pod(&old);
+        }
+        let Some(pod) = pod else {
+            return;
+        };
+        if pod.holds_addresses() {
+            for address in &pod.addresses {
+                let claims = self.claims.entry(*address).or_default();
+                if !claims.iter().any(|claimant| claimant.key == pod.key) {
+                    claims.push(Arc::clone(&pod));
+                }
+            }
+        }
+        let namespace = self.pods.entry(key.namespace.clone()).or_default();
+        for (label, value) in &pod.labels {
+            let by_value = namespace.by_label.entry(label.clone()).or_default();
+            by_value
+                .entry(value.clone())
+                .or_default()
+                .insert(key.name.clone());
+        }
+        namespace.by_name.insert(key.name.clone(), pod);
+    }
+
+    fn forget_pod(&mut self, pod: &Pod) {
+        for address in &pod.addresses {
+            if let Some(claims) = self.claims.get_mut(address) {
+                claims.retain(|claimant| claimant.key != pod.key);
+                if claims.is_empty() {
+                    self.claims.remove(address);
+                }
+            }
+        }
+        let Some(namespace) = self.pods.get_mut(&pod.key.namespace) else {
+            return;
+        };
+        namespace.by_name.remove(&pod.key.name);
+        for (label, value) in &pod.labels {
+            let Some(by_value) = namespace.by_label.get_mut(label) else {
+                continue;
+            };
+            if let Some(names) = by_value.get_mut(value) {
+                names.remove(&pod.key.name);
+                if names.is_empty() {
+                    by_value.remove(value);
+                }
+            }
+            if by_value.is_empty() {
+                namespace.by_label.remove(label);
+            }
+        }
+        if namespace.by_name.is_empty() {
+            self.pods.remove(&pod.key.namespace);
+        }
+    }
+
+    pub(super) fn set_namespace(&mut self, name: &str, namespace: Option<Arc<Namespace>>) {
+        match namespace {
+            Some(namespace) => self.namespaces.insert(name.to_owned(), namespace),
+            None => self.namespaces.remove(name),
+        };
+    }
+
+    pub(super) fn set_policy(&mut self, key: &ObjectKey, policy: Option<Arc<Policy>>) {
+        let in_namespace = self.policies.entry(key.namespace.clone()).or_default();
+        match policy {
+            Some(policy) => in_namespace.insert(key.name.clone(), policy),
+            None => in_namespace.remove(&key.name),
+        };
+        if in_namespace.is_empty() {
+            self.policies.remove(&key.namespace);
+        }
+    }
+
+    /// Every address with the pod that holds it.
+    pub(super) fn held(&self) -> impl Iterator<Item = (IpAddr, &Arc<Pod>)> {
+        let holders = self
+            .claims
+            .keys()
+            .map(|address| (*address, self.holder(*address)));
+        holders.filter_map(|(address, pod)| Some((address, pod?)))
+    }
+
+    /// The addresses held by pods of a namespace.
+    pub(super) fn held_in(&self, namespace: &str) -> Vec<(IpAddr, Arc<Pod>)> {
+        let pods = self.pods.get(namespace).into_iter();
+        pods.flat_map(|pods| pods.by_name.values())
+            .flat_map(|pod| self.held_by(pod))
+            .collect()
+    }
+
+    fn held_by<'a>(&'a self, pod: &'a Arc<Pod>) -> impl Iterator<Item = (IpAddr, Arc<Pod>)> + 'a {
+        let held = pod.addresses.iter().filter(|address| self.holds(pod, **address));
+        held.map(|address| (*address, Arc::clone(pod)))
+    }
+
+    /// The addresses held by the pods of a peer. `own` is the policy's namespace.
+    pub(super) fn held_by_peer(&self, own: Option<&str>, peer: &Peer) -> Vec<(IpAddr, Arc<Pod>)> {
+        let Peer::Pods { namespaces, pods } = peer else {
+            return Vec::new();
+        };
+        let selected: Vec<&InNamespace> = match namespaces {
+            None => own.and_then(|own| self.pods.get(own)).into_iter().collect(),
+            Some(selector) => {
+                let known = self.namespaces.values().filter(|n| selector.matches(&n.labels));
+                known
+                    .filter_map(|namespace| self.pods.get(&namespace.name))
+                    .collect()
+            }
+        };
+        let everything = Selector::everything();
+        let selector = pods.as_ref().unwrap_or(&everything);
+        selected
+            .into_iter()
+            .flat_map(|namespace| namespace.select(selector))
+            .flat_map(|pod| self.held_by(pod))
+            .collect()
+    }
+}
+
+impl InNamespace {
+    /// The pods that a selector selects, by way of the labels it names.
+    fn select(&self, selector: &Selector) -> Vec<&Arc<Pod>> {
+        let candidates: Vec<&Arc<Pod>> = match selector.one_of() {
+            None => self.by_name.values().collect(),
+            Some((key, values)) => {
+                let by_value = self.by_label.get(key);
+                let names = values.iter().filter_map(|value| by_value?.get(value)).flatten();
+                names.filter_map(|name| self.by_name.get(name)).collect()
+            }
+        };
+        candidates
+            .into_iter()
+            .filter(|pod| selector.matches(&pod.labels))
+            .collect()
+    }
+}
