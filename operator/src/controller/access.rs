@@ -11,6 +11,7 @@ use crate::generate::outline;
 use crate::queue::Done;
 use crate::status::{AccessInput, WriteFailure, access_status};
 use crate::triggers::Key;
+use crate::view::key as key_of;
 
 impl Controller {
     pub(super) async fn access(&self, access: &ObjectKey) -> Result<Done, Error> {
@@ -27,7 +28,13 @@ impl Controller {
             return Ok(Done::Again(LAG));
         }
         let outline = outline(&view, &resource);
-        let failures: Vec<WriteFailure> = lock(&self.failures).values().cloned().collect();
+        let own = |failure: &&WriteFailure| {
+            outline
+                .policies
+                .iter()
+                .any(|policy| key_of(policy) == failure.policy)
+        };
+        let failures: Vec<WriteFailure> = lock(&self.failures).values().filter(own).cloned().collect();
         let input = AccessInput {
             view: &view,
             resource: &resource,

@@ -8,3 +8,4 @@ mod changes;
 mod continuity;
 mod drift;
 mod lab;
+mod refusals;
