@@ -218,7 +218,7 @@ pub fn is_claimed(policy: &NetworkPolicy) -> bool {
 }
 
 /// The ServiceAccess a policy says it comes from.
-fn access_of(policy: &NetworkPolicy) -> Option<ObjectKey> {
+pub(crate) fn access_of(policy: &NetworkPolicy) -> Option<ObjectKey> {
     let label = |name: &str| policy.labels().get(name).cloned();
     let kind = label(ORIGIN_KIND_LABEL)?;
     (kind == OriginKind::ServiceAccess.as_str()).then(|| {

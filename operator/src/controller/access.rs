@@ -1,5 +1,7 @@
 //! A ServiceAccess's turn: its status. Its policies are written by the turns of the namespaces they are in.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use ringfence_policy::ObjectKey;
@@ -10,12 +12,12 @@ use crate::error::Error;
 use crate::generate::outline;
 use crate::queue::Done;
 use crate::status::{AccessInput, WriteFailure, access_status};
-use crate::triggers::Key;
+use crate::triggers::{Key, access_of};
 use crate::view::key as key_of;
 
 impl Controller {
     pub(super) async fn access(&self, access: &ObjectKey) -> Result<Done, Error> {
-        let view = snapshot::snapshot(&self.stores, &access.namespace);
+        let mut view = snapshot::without_policies(&self.stores, &access.namespace);
         let Some(resource) = view.accesses.get(access).cloned() else {
             return Ok(Done::Finished);
         };
@@ -28,12 +30,11 @@ impl Controller {
             return Ok(Done::Again(LAG));
         }
         let outline = outline(&view, &resource);
-        let own = |failure: &&WriteFailure| {
-            outline
-                .policies
-                .iter()
-                .any(|policy| key_of(policy) == failure.policy)
-        };
+        let generated: BTreeSet<ObjectKey> = outline.policies.iter().map(key_of).collect();
+        snapshot::add_policies(&mut view, &self.stores, |policy| {
+            access_of(policy).as_ref() == Some(access) || generated.contains(&key_of(policy))
+        });
+        let own = |failure: &&WriteFailure| generated.contains(&failure.policy);
         let failures: Vec<WriteFailure> = lock(&self.failures).values().filter(own).cloned().collect();
         let input = AccessInput {
             view: &view,

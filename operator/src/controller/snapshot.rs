@@ -10,8 +10,18 @@ use kube::ResourceExt;
 use crate::stores::{Definition, Stores, ZERO_TRUST_DEFINITION};
 use crate::view::ClusterView;
 
-/// What the caches hold: all of it, but of pods only those of `namespace`.
-pub(crate) fn snapshot(stores: &Stores, namespace: &str) -> ClusterView {
+/// What the caches hold for a namespace's turn: all of it, but pods and policies of that namespace only. A cluster has
+/// many of both, and there are many turns.
+pub(super) fn snapshot(stores: &Stores, namespace: &str) -> ClusterView {
+    let mut view = without_policies(stores, namespace);
+    add_policies(&mut view, stores, |policy| {
+        policy.metadata.namespace.as_deref() == Some(namespace)
+    });
+    view
+}
+
+/// The same without any policy.
+pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView {
     let mut view = ClusterView {
         anchor: anchor(stores),
         ..ClusterView::default()
@@ -36,16 +46,17 @@ pub(crate) fn snapshot(stores: &Stores, namespace: &str) -> ClusterView {
         .state()
         .into_iter()
         .for_each(|object| view.insert_access(object));
-    stores
-        .policies
-        .state()
-        .into_iter()
-        .for_each(|object| view.insert_policy(object));
     let pods = stores
         .pods
         .state_filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
     pods.into_iter().for_each(|object| view.insert_pod(object));
     view
+}
+
+/// Adds those policies of the cache that are `wanted`.
+pub(super) fn add_policies(view: &mut ClusterView, stores: &Stores, wanted: impl Fn(&NetworkPolicy) -> bool) {
+    let policies = stores.policies.state_filter(wanted);
+    policies.into_iter().for_each(|object| view.insert_policy(object));
 }
 
 /// The second owner of what ZeroTrustNamespaces lead to.
