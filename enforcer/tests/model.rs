@@ -4,12 +4,15 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use ringfence_enforcer::diff::diff;
+use ringfence_enforcer::engine::Engine;
+use ringfence_enforcer::kernel::Kernel;
 use ringfence_enforcer::options::Options;
 use ringfence_enforcer::plan::{DIRECTIONS, plan};
 use ringfence_enforcer::render;
 use ringfence_enforcer::ruleset::{Family, Ruleset};
 use ringfence_enforcer::simulate::{allows, passes};
-use ringfence_enforcer::state::{Phase, SetChange, State};
+use ringfence_enforcer::state::{Glance, Phase, SetChange, State};
+use ringfence_enforcer::{Error, Result};
 use ringfence_policy::{
     Direction, Flow, IpBlock, Namespace, Node, ObjectKey, Operator, Peer, Pod, Policy, PortMatch, PortSpec,
     Protocol, Requirement, Rule, Selector, World, evaluate, resolve, testing,
@@ -329,4 +332,80 @@ fn the_scripts_of_a_small_world() {
         Phase::Chains(family, change) => format!("# {family}\n{}", render::chains(change)),
     });
     insta::assert_snapshot!(scripts.collect::<Vec<_>>().join("\n"));
+}
+
+/// A kernel that refuses the write that is due after some, half way through it where half is possible.
+struct Failing {
+    state: State,
+    after: Option<usize>,
+}
+
+impl Kernel for Failing {
+    fn read(&mut self) -> Result<State> {
+        Ok(self.state.clone())
+    }
+
+    fn glance(&mut self) -> Result<Glance> {
+        Ok(self.state.glance())
+    }
+
+    fn write(&mut self, phase: &Phase) -> Result<()> {
+        match (self.after, phase) {
+            (Some(0), Phase::Sets(changes)) => {
+                let half = Phase::Sets(changes[..changes.len() / 2].to_vec());
+                self.state.apply(&half).expect("the kernel takes the lines");
+            }
+            (Some(0), Phase::Chains(..)) => {}
+            _ => {
+                self.after = self.after.map(|writes| writes - 1);
+                self.state.apply(phase).expect("the kernel takes the phase");
+                return Ok(());
+            }
+        }
+        self.after = None;
+        Err(Error::LockHeld {
+            tool: "iptables".to_owned(),
+            seconds: 1,
+        })
+    }
+}
+
+#[test]
+fn a_transaction_that_fails_half_way_is_finished_by_the_next() {
+    let pods = || {
+        vec![
+            pod("api", &[("api", "")], NODE, "10.0.0.1"),
+            pod("db", &[("db", "")], NODE, "10.0.0.2"),
+            pod("web", &[("web", "")], "node-b", "10.0.1.1"),
+        ]
+    };
+    let options = Options::default();
+    let old = ruleset(
+        &small_world(pods(), vec![policy("api", "api", &["web"])]),
+        &options,
+    );
+    let new = ruleset(
+        &small_world(pods(), vec![policy("db", "db", &["api", "web"])]),
+        &options,
+    );
+    for after in 0..3 {
+        let before = committed(State::default(), &old);
+        let mut engine = Engine::new(Failing {
+            state: before,
+            after: Some(after),
+        });
+        assert_eq!(engine.sync(&old).expect("nothing to write").writes, 0);
+        engine.sync(&new).expect_err("the kernel refuses");
+        assert!(
+            engine.sync(&new).expect("the kernel takes the rest").writes > 0,
+            "after {after}"
+        );
+        assert_eq!(engine.sync(&new).expect("nothing to write").writes, 0);
+        let held = engine.held().expect("the kernel was read");
+        assert_eq!(
+            diff(held, &new).expect("a transaction").phases,
+            vec![],
+            "after {after}"
+        );
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use super::Variant;
 use crate::error::{Error, Result};
@@ -10,6 +11,11 @@ use crate::ruleset::Family;
 
 /// What iptables exits with when it did not get the lock.
 const RESOURCE_PROBLEM: i32 = 4;
+
+/// What ipset says of a set that a rule still refers to, and how long to wait for it to be let go.
+const IN_USE: &str = "in use by a kernel component";
+const DESTROY_ATTEMPTS: usize = 6;
+const DESTROY_PAUSE: Duration = Duration::from_millis(50);
 
 /// How the tools are started.
 #[derive(Debug, Clone)]
@@ -63,6 +69,16 @@ impl Tools {
     /// It cannot be started, or fails; the lines before the one that failed have taken effect.
     pub fn restore_sets(&self, script: &str) -> Result<()> {
         self.writes.count("ipset", None);
+        for _ in 1..DESTROY_ATTEMPTS {
+            match self.run("ipset", &["-exist", "restore"], Some(script)) {
+                // nftables lets go of a set a moment after the rule that used it is gone. Lines that took effect may be
+                // run again.
+                Err(Error::ToolFailed { message, .. }) if message.contains(IN_USE) => {
+                    std::thread::sleep(DESTROY_PAUSE);
+                }
+                result => return result.map(|_| ()),
+            }
+        }
         self.run("ipset", &["-exist", "restore"], Some(script))
             .map(|_| ())
     }

@@ -39,7 +39,7 @@ impl Chat {
             .pod(from)
             .inside(|| TcpStream::connect_timeout(&to, LIMIT).expect("it is allowed"));
         client
-            .set_read_timeout(Some(LIMIT))
+            .set_read_timeout(Some(SILENCE))
             .expect("a timeout can be set");
         Self { client }
     }
