@@ -45,7 +45,7 @@ impl Invalid {
     }
 }
 
-fn key(metadata: &ObjectMeta) -> ObjectKey {
+pub(crate) fn key(metadata: &ObjectMeta) -> ObjectKey {
     ObjectKey::new(
         metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
         metadata.name.clone().unwrap_or_default(),
@@ -139,7 +139,7 @@ fn container_ports(spec: &core::PodSpec) -> Vec<ContainerPort> {
     ports
 }
 
-fn protocol(name: Option<&str>) -> Option<Protocol> {
+pub(crate) fn protocol(name: Option<&str>) -> Option<Protocol> {
     match name {
         None | Some("TCP") => Some(Protocol::Tcp),
         Some("UDP") => Some(Protocol::Udp),

@@ -103,6 +103,21 @@ impl Requirement {
     }
 }
 
+impl Requirement {
+    /// Whether every object that meets this requirement meets `other`, as far as the two alone tell.
+    pub(crate) fn implies(&self, other: &Self) -> bool {
+        self.key == other.key
+            && match (&self.operator, &other.operator) {
+                (Operator::In(narrow), Operator::In(wide)) => narrow.is_subset(wide),
+                (Operator::In(values), Operator::NotIn(not)) => values.is_disjoint(not),
+                (Operator::NotIn(more), Operator::NotIn(fewer)) => fewer.is_subset(more),
+                (Operator::In(_) | Operator::Exists, Operator::Exists) => true,
+                (Operator::DoesNotExist, Operator::DoesNotExist | Operator::NotIn(_)) => true,
+                _ => false,
+            }
+    }
+}
+
 impl TryFrom<&LabelSelector> for Selector {
     type Error = InvalidSelector;
 

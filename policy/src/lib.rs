@@ -26,12 +26,15 @@ mod labels;
 mod model;
 mod net;
 mod resolve;
+mod service;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod world;
 
 pub use convert::InvalidPolicy;
-pub use coverage::isolating;
+pub use coverage::{
+    Coverage, DirectionCoverage, Opening, Openness, PodCoverage, Reopening, coverage, isolating,
+};
 pub use evaluate::{DirectionVerdict, Flow, IndexedWorld, Matched, Verdict, evaluate};
 pub use explain::{Explanation, Labelled, Miss, NearMiss, Reason, Remedy, Side, Unmet, explain};
 pub use labels::{InvalidSelector, Labels, Operator, Requirement, Selector};
@@ -44,4 +47,8 @@ pub use resolve::incremental::{
     Change, Changes, Compiled, CompiledGrant, CompiledIsolation, CompiledPod, Event, GroupChange, Resolver,
 };
 pub use resolve::{Grant, Isolation, LocalPod, NodePolicies, PeerSet, Peers, PortRange, Ports, resolve};
+pub use service::{
+    BackendVerdict, Door, Endpoint, EndpointPort, EndpointSlice, Nowhere, Service, ServiceCall, ServiceKind,
+    ServicePort, ServiceVerdict, TargetPort, TrafficPolicy, evaluate_service,
+};
 pub use world::World;

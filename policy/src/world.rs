@@ -1,10 +1,11 @@
 //! Everything that decides about traffic, at one moment.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::model::{Namespace, Node, ObjectKey, Pod, Policy};
+use crate::service::{EndpointSlice, Service};
 
 /// Everything that decides about traffic, at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +18,12 @@ pub struct World {
     pub pods: BTreeMap<ObjectKey, Pod>,
     /// Policies by namespace and name.
     pub policies: BTreeMap<ObjectKey, Policy>,
+    /// Services by namespace and name.
+    pub services: BTreeMap<ObjectKey, Service>,
+    /// EndpointSlices by namespace and name. A Service with none of them has the pods it selects as backends.
+    pub endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
+    /// Pods that are not ready, which matters only to Services without EndpointSlices.
+    pub unready: BTreeSet<ObjectKey>,
 }
 
 impl World {
@@ -49,6 +56,16 @@ impl World {
     /// Adds a pod, or replaces the one of that name.
     pub fn insert_pod(&mut self, pod: Pod) {
         self.pods.insert(pod.key.clone(), pod);
+    }
+
+    /// Adds a Service, or replaces the one of that name.
+    pub fn insert_service(&mut self, service: Service) {
+        self.services.insert(service.key.clone(), service);
+    }
+
+    /// Adds an EndpointSlice, or replaces the one of that name.
+    pub fn insert_endpoint_slice(&mut self, slice: EndpointSlice) {
+        self.endpoint_slices.insert(slice.key.clone(), slice);
     }
 
     /// Adds a policy, or replaces the one of that name.
