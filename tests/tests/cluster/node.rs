@@ -136,7 +136,7 @@ impl Lab {
     /// The metrics of every replica of both programs: program, pod, text.
     pub(crate) fn program_metrics(&self) -> Result<Vec<(String, String, String)>> {
         let mut all = Vec::new();
-        for (program, port) in [("ringfence-operator", 9440), ("ringfence-enforcer", 9470)] {
+        for (program, port) in [("ringfence-operator", 9301), ("ringfence-enforcer", 9470)] {
             let label = format!("app.kubernetes.io/name={program}");
             let list = get(&self.cluster, &["pods", "-n", "ringfence-system", "-l", &label])?;
             let pods = list["items"].as_array().context("kubectl printed no list")?;
