@@ -95,9 +95,15 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "api",
-        about: "the testbed, the CRDs and the operator against a real API server",
+        about: "probes, the CRDs and the operator against a real API server",
         needs: &[Need::Packages, Need::ApiServer],
         cargo: &["test", "-p", "ringfence-tests", "--no-fail-fast"],
+    },
+    Stage {
+        name: "testbed",
+        about: "whole clusters: killed half way, in every family and proxy mode",
+        needs: &[Need::Packages, Need::Cluster],
+        cargo: &["test", "-p", "ringfence-tests", "--test", "testbed_cluster"],
     },
     Stage {
         name: "cluster",
