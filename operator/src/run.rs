@@ -161,7 +161,11 @@ struct Term {
 impl Term {
     /// Waits for the caches, then works whenever it has the Lease.
     async fn serve(self, election: &mut Election, shutdown: &CancellationToken) -> Result<(), Error> {
-        let waiting = |kind: &str| self.synced.failed(format!("{kind} objects are not listed yet"));
+        let waiting = |kind: &str| {
+            self.synced.failed(format!(
+                "{kind} objects are not listed yet; the log says why if this lasts"
+            ));
+        };
         tokio::select! {
             () = shutdown.cancelled() => return Ok(()),
             synced = self.stores.synced(waiting) => synced?,

@@ -11,7 +11,8 @@ use ringfence_operator::leader::{Fence, Timing};
 use ringfence_operator::uninstall::uninstall;
 use serde_json::json;
 
-use crate::lab::{LIMIT, Lab, Running, block_on, until};
+use crate::lab::{LIMIT, Lab, block_on, until};
+use crate::running::Running;
 
 /// Short enough for a test, with the same proportions.
 const QUICK: Timing = Timing {

@@ -9,3 +9,4 @@ mod continuity;
 mod drift;
 mod lab;
 mod refusals;
+mod running;

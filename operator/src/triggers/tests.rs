@@ -1,0 +1,179 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::queue::{Backoff, Done};
+use crate::stores::stores;
+use kube::runtime::watcher::Event;
+use serde_json::json;
+use tokio::time::timeout;
+
+/// Namespaces `shop` and `bank` are covered, `free` is not; `shop/api` is granted to clients.
+fn triggers() -> (Triggers, Arc<Queue<Key>>) {
+    let (stores, mut feeds) = stores();
+    for namespace in ["shop", "bank"] {
+        let resource =
+            json!({"metadata": {"name": "default", "namespace": namespace}, "spec": {"mode": "Enforce"}});
+        feeds
+            .zero_trust_mut()
+            .apply_watcher_event(&Event::Apply(serde_json::from_value(resource).unwrap()));
+    }
+    feeds.accesses_mut().apply_watcher_event(&Event::Apply(access(1)));
+    let queue = Arc::new(Queue::new(Backoff::default()));
+    (
+        Triggers::new(
+            stores,
+            queue.clone(),
+            vec![ObjectKey::new("kube-system", "kube-dns")],
+        ),
+        queue,
+    )
+}
+
+fn access(generation: i64) -> ServiceAccess {
+    serde_json::from_value(json!({
+        "metadata": {"name": "api", "namespace": "shop", "generation": generation},
+        "spec": {"targetRef": {"name": "api"}, "clients": [{"namespace": "bank"}]},
+    }))
+    .unwrap()
+}
+
+fn object<K: serde::de::DeserializeOwned>(value: serde_json::Value) -> Option<Arc<K>> {
+    Some(Arc::new(serde_json::from_value(value).unwrap()))
+}
+
+async fn queued(triggers: &Triggers, queue: &Queue<Key>, change: Change) -> Vec<String> {
+    triggers.changed(&change);
+    let mut keys = Vec::new();
+    while let Ok(key) = timeout(Duration::from_secs(2), queue.next()).await {
+        queue.done(&key, Done::Finished);
+        keys.push(match key {
+            Key::Namespace(name) => name,
+            Key::Access(access) => access.to_string(),
+        });
+    }
+    keys.sort();
+    keys
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_matters_where_it_is_granted_and_when_it_is_the_dns() {
+    let (triggers, queue) = triggers();
+    let service = |namespace: &str, name: &str| {
+        let value = json!({"metadata": {"name": name, "namespace": namespace}, "spec": {}});
+        Change::Service(Versions {
+            old: None,
+            new: object(value),
+        })
+    };
+    let all = ["bank", "shop", "shop/api"];
+    assert_eq!(queued(&triggers, &queue, service("shop", "api")).await, all);
+    assert_eq!(
+        queued(&triggers, &queue, service("kube-system", "kube-dns")).await,
+        all
+    );
+    assert!(queued(&triggers, &queue, service("shop", "db")).await.is_empty());
+    assert!(queued(&triggers, &queue, service("bank", "api")).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_that_is_written_concerns_nobody_but_its_object() {
+    let (triggers, queue) = triggers();
+    let versions = |old, new| Change::Access(Versions { old, new });
+    let (one, two) = (Some(Arc::new(access(1))), Some(Arc::new(access(2))));
+    assert_eq!(
+        queued(&triggers, &queue, versions(one.clone(), one.clone())).await,
+        ["shop/api"]
+    );
+    assert_eq!(
+        queued(&triggers, &queue, versions(one, two)).await,
+        ["bank", "shop", "shop/api"]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_matters_to_its_namespace_and_to_its_origin_elsewhere() {
+    let (triggers, queue) = triggers();
+    let policy = |namespace: &str, labels: serde_json::Value| {
+        let value = json!({"metadata": {"name": "x", "namespace": namespace, "labels": labels}});
+        Change::Policy(Versions {
+            old: object(value),
+            new: None,
+        })
+    };
+    let labels =
+        json!({ORIGIN_KIND_LABEL: "ServiceAccess", ORIGIN_NAMESPACE_LABEL: "shop", ORIGIN_NAME_LABEL: "api"});
+    assert_eq!(
+        queued(&triggers, &queue, policy("bank", labels.clone())).await,
+        ["bank", "shop/api"]
+    );
+    assert_eq!(
+        queued(&triggers, &queue, policy("free", labels)).await,
+        ["free", "shop/api"]
+    );
+    assert_eq!(
+        queued(&triggers, &queue, policy("shop", json!({}))).await,
+        ["shop"]
+    );
+    assert!(
+        queued(&triggers, &queue, policy("free", json!({})))
+            .await
+            .is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_matters_when_what_policies_see_of_it_changes() {
+    let (triggers, queue) = triggers();
+    let pod = |namespace: &str, phase: &str, message: &str| {
+        object::<Pod>(
+            json!({"metadata": {"name": "p", "namespace": namespace}, "status": {"phase": phase, "message": message}}),
+        )
+    };
+    let change = |old, new| Change::Pod(Versions { old, new });
+    let (running, other) = (pod("shop", "Running", "a"), pod("shop", "Running", "b"));
+    assert!(
+        queued(&triggers, &queue, change(running.clone(), other))
+            .await
+            .is_empty()
+    );
+    let finished = pod("shop", "Succeeded", "a");
+    assert_eq!(
+        queued(&triggers, &queue, change(running, finished)).await,
+        ["shop", "shop/api"]
+    );
+    assert!(
+        queued(&triggers, &queue, change(None, pod("free", "Running", "a")))
+            .await
+            .is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_matters_to_all_when_its_labels_change() {
+    let (triggers, queue) = triggers();
+    let namespace = |team: &str, other: &str| {
+        object::<Namespace>(
+            json!({"metadata": {"name": "n", "labels": {"team": team}, "annotations": {"other": other}}}),
+        )
+    };
+    let change = |old, new| Change::Namespace(Versions { old, new });
+    assert!(
+        queued(
+            &triggers,
+            &queue,
+            change(namespace("a", "1"), namespace("a", "2"))
+        )
+        .await
+        .is_empty()
+    );
+    let all = ["bank", "shop", "shop/api"];
+    assert_eq!(
+        queued(
+            &triggers,
+            &queue,
+            change(namespace("a", "1"), namespace("b", "1"))
+        )
+        .await,
+        all
+    );
+}
