@@ -41,8 +41,8 @@ pub struct Rate {
 impl Default for Rate {
     fn default() -> Self {
         Self {
-            burst: 10,
-            interval: Duration::from_secs(30),
+            burst: 50,
+            interval: Duration::from_secs(10),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
-use kube::{Resource, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use ringfence_crd::ZeroTrustNamespace;
 use tokio::time::Instant;
 
@@ -17,7 +17,7 @@ use crate::generate::{Generated, generate};
 use crate::queue::Done;
 use crate::status::{NamespaceInput, WriteFailure, namespace_status};
 use crate::stores::list_policies;
-use crate::transition::plan;
+use crate::transition::{Cause, Step, plan};
 use crate::triggers::Key;
 use crate::view::ClusterView;
 
@@ -37,6 +37,9 @@ impl Controller {
         }
         let generated = generate(&view, &self.generator, namespace);
         let plan = plan(&view, namespace, &generated);
+        if plan.steps.iter().any(narrows) && !self.is_still_in_force(&view, namespace).await? {
+            return Ok(Done::Again(LAG));
+        }
         let outcome = self.applier.execute(namespace, plan.steps).await;
         snapshot::enter(&mut view, namespace, &outcome.answers);
         let failure = outcome.failure.as_ref().and_then(|(policy, error)| {
@@ -64,6 +67,25 @@ impl Controller {
         let alive = view.namespaces.contains_key(namespace) && !view.terminating(namespace);
         let paused = snapshot::departing(&self.stores) && view.effective(namespace).is_some();
         alive && !paused
+    }
+
+    /// Whether the ZeroTrustNamespace that the view holds is in force in the API server too.
+    ///
+    /// Each kind has a watch of its own, and their news come in any order. Who deletes a file that holds both a
+    /// ZeroTrustNamespace and its grants deletes the former first, but the operator may hear of a grant's end first:
+    /// withdrawing it then would close for a moment what is open before and after.
+    async fn is_still_in_force(&self, view: &ClusterView, namespace: &str) -> Result<bool, Error> {
+        let Some(cached) = view.effective(namespace) else {
+            return Ok(true);
+        };
+        let api: Api<ZeroTrustNamespace> = Api::namespaced(self.client.clone(), namespace);
+        let live = api.get_opt(&cached.name_any()).await.map_err(|error| {
+            Error::api(
+                format!("get ZeroTrustNamespace {namespace}/{}", cached.name_any()),
+                &error,
+            )
+        })?;
+        Ok(live.is_some_and(|live| live.uid() == cached.uid() && live.metadata.deletion_timestamp.is_none()))
     }
 
     /// Whether the view holds everything that was written in this namespace. When the cache fails to show that for too
@@ -149,6 +171,15 @@ impl Controller {
             .unwrap_or_default();
         self.tell_ready(resource, before, &status.conditions).await;
         Ok(())
+    }
+}
+
+/// Whether a step withdraws something because of what users changed.
+fn narrows(step: &Step) -> bool {
+    match step {
+        Step::Create { .. } => false,
+        Step::Replace { cause, .. } => *cause == Cause::Changed,
+        Step::Delete { cause, .. } => *cause == Cause::Unneeded,
     }
 }
 

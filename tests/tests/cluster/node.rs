@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
@@ -151,7 +152,7 @@ impl Lab {
 
     fn metrics_of(&self, pod: &Value, port: u16) -> Result<String> {
         let address = pod["status"]["podIP"].as_str().unwrap_or_default();
-        let address = address
+        let address: IpAddr = address
             .parse()
             .with_context(|| format!("a pod without an address: {}", pod["metadata"]["name"]))?;
         let node = pod["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -160,7 +161,7 @@ impl Lab {
             .iter()
             .find(|n| n.name == node)
             .context("a pod on an unknown node")?;
-        probe::http_get(&node.netns, (address, port).into(), "/metrics")
+        probe::http_get(&node.netns, SocketAddr::new(address, port), "/metrics")
     }
 }
 
