@@ -198,6 +198,10 @@ fn parse_spec(spec: &networking::NetworkPolicySpec) -> Result<Parsed, Invalid> {
         let reason = format!("`{}` is neither Ingress nor Egress", types[index]);
         return Err(Invalid::new(format!("spec.policyTypes[{index}]"), reason));
     }
+    if types.len() > 2 {
+        let reason = format!("{} entries, and two are the most there can be", types.len());
+        return Err(Invalid::new("spec.policyTypes", reason));
+    }
     let has_egress_rules = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
     let governs_ingress = types.is_empty() || types.iter().any(|t| t == "Ingress");
     let governs_egress = if types.is_empty() {
@@ -311,6 +315,9 @@ fn parse_cidr(at: &str, text: &str) -> Result<IpNet, Invalid> {
         .parse()
         .or_else(|_| decimal_octets(address).parse())
         .map_err(|_| invalid())?;
+    if !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(invalid());
+    }
     let prefix = prefix.parse().map_err(|_| invalid())?;
     let network = match address {
         // An IPv4 address written as IPv6 is the IPv4 address, as in Go's net package.
@@ -343,12 +350,12 @@ fn parse_port(at: &str, port: &networking::NetworkPolicyPort) -> Result<PortMatc
     let spec = match (&port.port, port.end_port) {
         (None, None) => None,
         (Some(IntOrString::Int(first)), end) => Some(parse_range(at, *first, end.unwrap_or(*first))?),
-        (Some(IntOrString::String(name)), None) if !name.is_empty() => Some(PortSpec::Named(name.clone())),
-        (Some(IntOrString::String(_)), None) => {
-            return Err(Invalid::new(
-                format!("{at}.port"),
-                "a port's name cannot be empty",
-            ));
+        (Some(IntOrString::String(name)), None) if is_port_name(name) => Some(PortSpec::Named(name.clone())),
+        (Some(IntOrString::String(name)), None) => {
+            let reason = format!(
+                "`{name}` is no name of a port: at most 15 of a-z, 0-9 and inner single -, with a letter"
+            );
+            return Err(Invalid::new(format!("{at}.port"), reason));
         }
         (Some(IntOrString::String(_)) | None, Some(_)) => {
             return Err(Invalid::new(
@@ -358,6 +365,18 @@ fn parse_port(at: &str, port: &networking::NetworkPolicyPort) -> Result<PortMatc
         }
     };
     Ok(PortMatch { protocol, port: spec })
+}
+
+/// Whether the API server lets a port have this name.
+fn is_port_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && name.bytes().any(|byte| byte.is_ascii_lowercase())
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+        && !name.contains("--")
 }
 
 fn parse_range(at: &str, first: i32, last: i32) -> Result<PortSpec, Invalid> {

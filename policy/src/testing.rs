@@ -3,8 +3,12 @@
 //! The worlds are small and collide a lot on purpose: few labels, few ports, addresses that are reused, so that random
 //! flows meet random rules often.
 
+mod bytes;
+pub mod fuzz;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use proptest::prelude::*;
@@ -17,6 +21,7 @@ use crate::model::{
     Rule,
 };
 use crate::resolve::incremental::Event;
+use crate::resolve::{Isolation, LocalPod, resolve};
 use crate::world::World;
 
 /// How many cases a property test tries: `short`, or `long` where the environment has `RINGFENCE_LONG`.
@@ -32,6 +37,37 @@ pub fn cases(short: u32, long: u32) -> ProptestConfig {
         failure_persistence: None,
         ..ProptestConfig::default()
     }
+}
+
+/// What the compiled form of every node says about a flow, with the two exceptions that no policy can forbid.
+pub fn resolved_allows(world: &World, flow: &Flow) -> bool {
+    let own_node = |pod_side, other| {
+        let node = world.pod_at(pod_side).and_then(|pod| pod.node.as_ref());
+        node.and_then(|node| world.nodes.get(node))
+            .is_some_and(|node| node.addresses.contains(&other))
+    };
+    let allows = |own: IpAddr, other: IpAddr, pod: &LocalPod, isolation: &Option<Arc<Isolation>>| {
+        let concerned = pod.addresses.contains(&own) && own != other && !own_node(own, other);
+        let isolation = isolation.as_ref().filter(|_| concerned);
+        isolation.is_none_or(|isolation| isolation.allows(other, flow.protocol, flow.port))
+    };
+    let nodes = world.nodes.keys().flat_map(|node| resolve(world, node).pods);
+    nodes.into_iter().all(|(_, pod)| {
+        allows(flow.source, flow.destination, &pod, &pod.egress)
+            && allows(flow.destination, flow.source, &pod, &pod.ingress)
+    })
+}
+
+/// Labels that meet a selector's positive requirements.
+fn meeting(selector: &Selector) -> Labels {
+    let wanted = selector
+        .requirements()
+        .filter_map(|requirement| match &requirement.operator {
+            Operator::In(values) => Some((requirement.key.clone(), values.first()?.clone())),
+            Operator::Exists => Some((requirement.key.clone(), String::new())),
+            Operator::NotIn(_) | Operator::DoesNotExist => None,
+        });
+    wanted.collect()
 }
 
 /// A world with some flows in it.
@@ -167,10 +203,7 @@ pub fn pod() -> impl Strategy<Value = Pod> {
     let rare = || prop::bool::weighted(0.1);
     (identity, labels(), ports, rare(), rare(), rare()).prop_map(
         |((namespace, name, node, host, families), labels, ports, host_network, finished, terminating)| {
-            let pod_addresses = [
-                IpAddr::V4(Ipv4Addr::new(10, 244, node as u8, host)),
-                IpAddr::V6(Ipv6Addr::new(0xfd24, node as u16, 0, 0, 0, 0, 0, host.into())),
-            ];
+            let pod_addresses = pod_addresses(node, host);
             let addresses = match families {
                 0 => pod_addresses.to_vec(),
                 1 => vec![pod_addresses[1]],
@@ -285,6 +318,13 @@ fn container_port() -> impl Strategy<Value = ContainerPort> {
 
 fn protocol() -> impl Strategy<Value = Protocol> {
     prop_oneof![3 => Just(Protocol::Tcp), 1 => Just(Protocol::Udp), 1 => Just(Protocol::Sctp)]
+}
+
+fn pod_addresses(node: usize, host: u8) -> [IpAddr; 2] {
+    [
+        IpAddr::V4(Ipv4Addr::new(10, 244, node as u8, host)),
+        IpAddr::V6(Ipv6Addr::new(0xfd24, node as u16, 0, 0, 0, 0, 0, host.into())),
+    ]
 }
 
 fn node_addresses(index: usize) -> Vec<IpAddr> {

@@ -4,18 +4,10 @@
 
 mod cluster;
 
-use cluster::{API, NODE, OTHER, OTHER_NODE, OUTSIDE, WEB, allowed, pod, world};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
-use ringfence_policy::{ObjectKey, Policy, Protocol, World};
-
-/// Who reaches the api pod on TCP 8080, of web, the other namespace, and the outside.
-fn reaches_api(policies: &[&str]) -> [bool; 3] {
-    let world = world(policies);
-    [WEB, OTHER, OUTSIDE].map(|from| allowed(&world, from, API, Protocol::Tcp, 8080))
-}
-
-const EVERYONE: [bool; 3] = [true, true, true];
-const NOBODY: [bool; 3] = [false, false, false];
+use cluster::{
+    API, EVERYONE, NOBODY, NODE, OTHER, OTHER_NODE, OUTSIDE, WEB, allowed, pod, reaches_api, refused, world,
+};
+use ringfence_policy::{ObjectKey, Protocol, World};
 
 #[test]
 fn a_pod_that_no_policy_selects_is_open() {
@@ -226,73 +218,81 @@ fn a_finished_pod_frees_its_address_and_a_terminating_one_keeps_it_until_it_is_r
     assert!(!closed(&world), "finished");
 }
 
-fn field_of(spec: &str) -> String {
-    let yaml = format!("{{metadata: {{namespace: shop, name: bad}}, spec: {spec}}}");
-    let policy: NetworkPolicy = serde_yaml_ng::from_str(&yaml).unwrap();
-    let closed = Policy::closed(&policy);
-    assert_eq!(
-        (closed.ingress, closed.egress),
-        (Some(vec![]), Some(vec![])),
-        "what cannot be read closes"
-    );
-    Policy::from_api(&policy).unwrap_err().field
-}
+/// Specifications that the API server refuses, with the field.
+const REFUSED: &[(&str, &str)] = &[
+    ("{policyTypes: [Sideways]}", "spec.policyTypes[0]"),
+    ("{ingress: [{from: [{}]}]}", "spec.ingress[0].from[0]"),
+    (
+        "{ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]}",
+        "spec.ingress[0].from[0]",
+    ),
+    (
+        "{egress: [{to: [{ipBlock: {cidr: nope}}]}]}",
+        "spec.egress[0].to[0].ipBlock.cidr",
+    ),
+    (
+        "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}",
+        "spec.egress[0].to[0].ipBlock.cidr",
+    ),
+    (
+        "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/9]}}]}]}",
+        "spec.egress[0].to[0].ipBlock.except[0]",
+    ),
+    (
+        "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]}",
+        "spec.egress[0].to[0].ipBlock.except[0]",
+    ),
+    (
+        "{ingress: [{ports: [{port: 0}]}]}",
+        "spec.ingress[0].ports[0].port",
+    ),
+    (
+        "{ingress: [{ports: [{port: 70000}]}]}",
+        "spec.ingress[0].ports[0].port",
+    ),
+    (
+        "{ingress: [{ports: [{port: 80, endPort: 79}]}]}",
+        "spec.ingress[0].ports[0].endPort",
+    ),
+    (
+        "{ingress: [{ports: [{endPort: 79}]}]}",
+        "spec.ingress[0].ports[0].endPort",
+    ),
+    ("{policyTypes: [Ingress, Egress, Ingress]}", "spec.policyTypes"),
+    (
+        "{ingress: [{ports: [{port: ''}]}]}",
+        "spec.ingress[0].ports[0].port",
+    ),
+    (
+        "{ingress: [{ports: [{port: a-name-that-is-long}]}]}",
+        "spec.ingress[0].ports[0].port",
+    ),
+    (
+        "{ingress: [{ports: [{port: '8080'}]}]}",
+        "spec.ingress[0].ports[0].port",
+    ),
+    (
+        "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/+8}}]}]}",
+        "spec.egress[0].to[0].ipBlock.cidr",
+    ),
+    (
+        "{ingress: [{ports: [{port: http, endPort: 79}]}]}",
+        "spec.ingress[0].ports[0].endPort",
+    ),
+    (
+        "{ingress: [{ports: [{protocol: ICMP}]}]}",
+        "spec.ingress[0].ports[0].protocol",
+    ),
+    (
+        "{podSelector: {matchExpressions: [{key: a, operator: In}]}}",
+        "spec.podSelector.matchExpressions[0].values",
+    ),
+];
 
 #[test]
 fn what_the_api_server_refuses_is_an_error_that_names_the_field() {
-    for (spec, field) in [
-        ("{policyTypes: [Sideways]}", "spec.policyTypes[0]"),
-        ("{ingress: [{from: [{}]}]}", "spec.ingress[0].from[0]"),
-        (
-            "{ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]}",
-            "spec.ingress[0].from[0]",
-        ),
-        (
-            "{egress: [{to: [{ipBlock: {cidr: nope}}]}]}",
-            "spec.egress[0].to[0].ipBlock.cidr",
-        ),
-        (
-            "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}",
-            "spec.egress[0].to[0].ipBlock.cidr",
-        ),
-        (
-            "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/9]}}]}]}",
-            "spec.egress[0].to[0].ipBlock.except[0]",
-        ),
-        (
-            "{egress: [{to: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]}",
-            "spec.egress[0].to[0].ipBlock.except[0]",
-        ),
-        (
-            "{ingress: [{ports: [{port: 0}]}]}",
-            "spec.ingress[0].ports[0].port",
-        ),
-        (
-            "{ingress: [{ports: [{port: 70000}]}]}",
-            "spec.ingress[0].ports[0].port",
-        ),
-        (
-            "{ingress: [{ports: [{port: 80, endPort: 79}]}]}",
-            "spec.ingress[0].ports[0].endPort",
-        ),
-        (
-            "{ingress: [{ports: [{endPort: 79}]}]}",
-            "spec.ingress[0].ports[0].endPort",
-        ),
-        (
-            "{ingress: [{ports: [{port: http, endPort: 79}]}]}",
-            "spec.ingress[0].ports[0].endPort",
-        ),
-        (
-            "{ingress: [{ports: [{protocol: ICMP}]}]}",
-            "spec.ingress[0].ports[0].protocol",
-        ),
-        (
-            "{podSelector: {matchExpressions: [{key: a, operator: In}]}}",
-            "spec.podSelector.matchExpressions[0].values",
-        ),
-    ] {
-        assert_eq!(field_of(spec), field, "{spec}");
+    for (spec, field) in REFUSED {
+        assert_eq!(refused(spec), *field, "{spec}");
     }
 }
 

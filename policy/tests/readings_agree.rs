@@ -1,29 +1,7 @@
 //! The two readings of a world, held together over random worlds.
 
 use proptest::prelude::*;
-use ringfence_policy::{Direction, Flow, Isolation, Node, World, evaluate, isolating, resolve, testing};
-
-/// What the compiled form of every node says about a flow, with the two exceptions that no policy can forbid.
-fn resolved(world: &World, flow: &Flow) -> bool {
-    let own_node = |pod_side, other| {
-        let node = world.pod_at(pod_side).and_then(|pod| pod.node.as_ref());
-        node.and_then(|node| world.nodes.get(node))
-            .is_some_and(|node: &Node| node.addresses.contains(&other))
-    };
-    let mut allowed = true;
-    for node in world.nodes.keys() {
-        for pod in resolve(world, node).pods.values() {
-            let side = |own, other, isolation: &Option<std::sync::Arc<Isolation>>| {
-                let concerned = pod.addresses.contains(&own) && own != other && !own_node(own, other);
-                let isolation = isolation.as_ref().filter(|_| concerned);
-                isolation.is_none_or(|isolation| isolation.allows(other, flow.protocol, flow.port))
-            };
-            allowed &= side(flow.source, flow.destination, &pod.egress);
-            allowed &= side(flow.destination, flow.source, &pod.ingress);
-        }
-    }
-    allowed
-}
+use ringfence_policy::{Direction, evaluate, isolating, resolve, testing};
 
 proptest! {
     #![proptest_config(testing::cases(250, 5_000))]
@@ -32,7 +10,7 @@ proptest! {
     fn resolve_allows_exactly_what_evaluate_allows((world, flows) in testing::world_and_flows(20)) {
         for flow in flows {
             let verdict = evaluate(&world, &flow);
-            prop_assert_eq!(resolved(&world, &flow), verdict.allowed(), "{:?}: {:?}", flow, verdict);
+            prop_assert_eq!(testing::resolved_allows(&world, &flow), verdict.allowed(), "{:?}: {:?}", flow, verdict);
         }
     }
 

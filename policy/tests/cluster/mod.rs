@@ -89,3 +89,21 @@ pub(crate) fn flow(from: &str, to: &str, protocol: Protocol, port: u16) -> Flow 
         port,
     }
 }
+
+/// Who reaches the api pod on TCP 8080, of web, the other namespace, and the outside.
+pub(crate) fn reaches_api(policies: &[&str]) -> [bool; 3] {
+    let world = world(policies);
+    [WEB, OTHER, OUTSIDE].map(|from| allowed(&world, from, API, Protocol::Tcp, 8080))
+}
+
+pub(crate) const EVERYONE: [bool; 3] = [true, true, true];
+pub(crate) const NOBODY: [bool; 3] = [false, false, false];
+
+/// The field for which a policy is refused; what cannot be read closes in both directions.
+pub(crate) fn refused(spec: &str) -> String {
+    let yaml = format!("{{metadata: {{namespace: shop, name: bad}}, spec: {spec}}}");
+    let policy: NetworkPolicy = serde_yaml_ng::from_str(&yaml).unwrap();
+    let closed = Policy::closed(&policy);
+    assert_eq!((closed.ingress, closed.egress), (Some(vec![]), Some(vec![])));
+    Policy::from_api(&policy).unwrap_err().field
+}
