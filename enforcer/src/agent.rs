@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Update};
 use crate::conntrack::Judge;
-use crate::conntrack::socket::Conntrack;
+use crate::conntrack::socket::{Conntrack, interface_addresses};
 use crate::engine::{Engine, Synced};
 use crate::error::{Error, Result};
 use crate::kernel::{LocalKernel, Tools, Variant, cleanup, remove_rules};
@@ -196,7 +196,9 @@ impl Agent {
             if written.as_ref().map_or(true, |synced| synced.tightens) {
                 revoker.tightened();
             }
-            let judge = Judge::new(&policies, &own);
+            // A kubelet probes from the bridge's address, which is the node's own though no Node object names it.
+            let node: Vec<IpAddr> = own.iter().copied().chain(interface_addresses()?).collect();
+            let judge = Judge::new(&policies, &node);
             revoker.review(&judge, &self.settings.families, &self.settings.counters)?;
         }
         self.gauge(&policies, &ruleset);

@@ -1,9 +1,11 @@
 //! Asks the kernel for its connections, and marks them.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
 };
@@ -13,6 +15,20 @@ use super::wire::{self, Message};
 use super::{Connection, Remark};
 use crate::error::{Error, Result};
 use crate::ruleset::Family;
+
+/// Every address of this network namespace's own interfaces: whoever uses one is the node itself.
+///
+/// # Errors
+/// The kernel does not list them.
+pub fn interface_addresses() -> Result<Vec<IpAddr>> {
+    let interfaces = getifaddrs().map_err(|errno| failed("list the node's own addresses", errno))?;
+    let addresses = interfaces.filter_map(|interface| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    Ok(addresses.collect())
+}
 
 /// A connection to the kernel's connection tracking, in the network namespace of the thread that opened it.
 #[derive(Debug)]
