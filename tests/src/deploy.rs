@@ -24,11 +24,22 @@ pub fn load_images(cluster: &Cluster, progress: &dyn Progress) -> Result<()> {
 /// # Errors
 /// When kubectl refuses something or a program does not become ready within two minutes.
 pub fn install(cluster: &Cluster) -> Result<()> {
-    let running = ["-n", "ringfence-system", "get", "daemonset,deployment", "--ignore-not-found", "-o", "name"];
+    let running = [
+        "-n",
+        "ringfence-system",
+        "get",
+        "daemonset,deployment",
+        "--ignore-not-found",
+        "-o",
+        "name",
+    ];
     let before = kubectl(cluster, &running)?;
     kubectl(cluster, &["apply", "-k", &source::path("config/default")])?;
     for program in before.lines() {
-        kubectl(cluster, &["-n", "ringfence-system", "rollout", "restart", program])?;
+        kubectl(
+            cluster,
+            &["-n", "ringfence-system", "rollout", "restart", program],
+        )?;
     }
     wait_until_ready(cluster)
 }

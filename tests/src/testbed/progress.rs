@@ -1,7 +1,7 @@
 //! Telling a waiting person what is going on.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -53,19 +53,14 @@ impl Console {
 
 impl Progress for Console {
     fn started(&self, step: &str) {
-        if !io::stderr().is_terminal() {
-            return;
-        }
         let (stop, stopped) = mpsc::channel::<()>();
         let step = step.to_owned();
-        let began = Instant::now();
-        let thread = thread::spawn(move || {
-            while stopped.recv_timeout(Duration::from_millis(200)) == Err(mpsc::RecvTimeoutError::Timeout) {
-                eprint!("\r\x1b[K  … {step} {}", seconds(began.elapsed()));
-                let _ = io::stderr().flush();
-            }
-            eprint!("\r\x1b[K");
-        });
+        let tick = if io::stderr().is_terminal() {
+            tick_on_terminal
+        } else {
+            say_if_it_takes_long
+        };
+        let thread = thread::spawn(move || tick(&step, &stopped));
         *self.ticker.lock().unwrap_or_else(PoisonError::into_inner) = Some(Ticker { stop, thread });
     }
 
@@ -76,6 +71,23 @@ impl Progress for Console {
 
     fn note(&self, text: &str) {
         eprintln!("  · {text}");
+    }
+}
+
+fn tick_on_terminal(step: &str, stopped: &Receiver<()>) {
+    let began = Instant::now();
+    while stopped.recv_timeout(Duration::from_millis(200)) == Err(RecvTimeoutError::Timeout) {
+        eprint!("\r\x1b[K  … {step} {}", seconds(began.elapsed()));
+        let _ = io::stderr().flush();
+    }
+    eprint!("\r\x1b[K");
+}
+
+/// In a log nothing can be overwritten, so a step is named when it begins only if its end is not about to be.
+fn say_if_it_takes_long(step: &str, stopped: &Receiver<()>) {
+    if stopped.recv_timeout(Duration::from_secs(2)) == Err(RecvTimeoutError::Timeout) {
+        eprintln!("  … {step}");
+        let _ = stopped.recv();
     }
 }
 

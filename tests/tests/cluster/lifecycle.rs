@@ -70,7 +70,10 @@ pub(crate) fn deleting_the_ztn_opens(lab: &Lab) -> Result<()> {
     })?;
     let condition = "jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Accepted\")].reason} {end}";
     lab.until("the ServiceAccesses say that they are not needed", || {
-        Ok(lab.kubectl(&["-n", "production", "get", "sva", "-o", condition])?.trim() == "NotNeeded NotNeeded")
+        Ok(lab
+            .kubectl(&["-n", "production", "get", "sva", "-o", condition])?
+            .trim()
+            == "NotNeeded NotNeeded")
     })
 }
 
