@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::archive::{ImageSpec, LayerFile, write_archive};
 use super::base;
 use super::spec::{ENFORCER, OPERATOR, Recipe};
+use crate::source;
 use crate::testbed::{Progress, run, step};
 
 /// How to build the images.
@@ -31,13 +32,8 @@ impl Default for ImageOptions {
     }
 }
 
-fn workspace() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_owned()
-}
-
 fn target_dir() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+    env::var_os("CARGO_TARGET_DIR").map_or_else(|| source::root().join("target"), PathBuf::from)
 }
 
 /// Compiles both programs and writes one archive for each; gives the archives.
@@ -85,7 +81,7 @@ fn compile(recipes: &[Recipe]) -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let host = host_triple()?;
     let mut command = Command::new(cargo);
-    command.current_dir(workspace()).args([
+    command.current_dir(source::root()).args([
         "build",
         "--quiet",
         "--locked",
