@@ -94,17 +94,19 @@ fn curve(criterion: &mut Criterion) {
         let namespaces = pods / 100;
         let world = world(pods, namespaces);
         let mut resolver = Resolver::from_world(NODE, &world);
-        // Number 0 is on the node; number namespaces shares its namespace, on another node where there are several.
+        // Number 0 is on the node. The next of its namespace is on another node, and a peer of number 0's policies.
         let local = pod(0, namespaces, pods);
-        let peer = pod(namespaces + 1, namespaces, pods);
+        let peer = pod(namespaces, namespaces, pods);
+        assert!(local.node.as_deref() == Some(NODE) && peer.node != local.node);
+        assert_eq!(local.key.namespace, peer.key.namespace);
         let mut group = criterion.benchmark_group("one event");
         let mut bench = |name: &str, next: &mut dyn FnMut() -> Event| {
             group.bench_function(BenchmarkId::new(name, pods), |b| {
                 b.iter_batched(&mut *next, |event| resolver.apply(event), BatchSize::PerIteration);
             });
         };
-        bench("a pod elsewhere changes its labels", &mut relabelled(&peer));
-        bench("a pod elsewhere goes and comes", &mut gone_and_back(&peer));
+        bench("a peer elsewhere changes its labels", &mut relabelled(&peer));
+        bench("a peer elsewhere goes and comes", &mut gone_and_back(&peer));
         bench("a pod of the node changes its labels", &mut relabelled(&local));
         bench("a pod of the node goes and comes", &mut gone_and_back(&local));
         group.finish();

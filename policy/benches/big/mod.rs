@@ -24,7 +24,14 @@ fn labels(pairs: &[(&str, String)]) -> Labels {
         .collect()
 }
 
-/// The pod with this number: pods go around the namespaces, then around the nodes.
+/// The node of the pod with this number: the pods of a namespace are spread over the nodes, those of a node over the
+/// namespaces.
+fn node(number: usize, pods: usize) -> usize {
+    let nodes = pods.div_ceil(PER_NODE);
+    (number + number / nodes) % nodes
+}
+
+/// The pod with this number: pods go around the namespaces.
 pub(crate) fn pod(number: usize, namespaces: usize, pods: usize) -> Pod {
     let namespace = number % namespaces;
     let app = number / namespaces % 10;
@@ -41,7 +48,7 @@ pub(crate) fn pod(number: usize, namespaces: usize, pods: usize) -> Pod {
             ("tier", (if app < 5 { "front" } else { "back" }).to_owned()),
             ("pod-template-hash", format!("{:08x}", number * 7919)),
         ]),
-        node: Some(format!("node-{}", number % pods.div_ceil(PER_NODE))),
+        node: Some(format!("node-{}", node(number, pods))),
         addresses: vec![address(number)],
         host_network: false,
         finished: false,

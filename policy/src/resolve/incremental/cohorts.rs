@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::super::PeerSet;
 use super::super::groups::{Definition, NamedPort, blocks};
 use super::journal::Groups;
 use super::store::Store;
@@ -81,7 +82,7 @@ impl Cohort {
         in_namespace && pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels))
     }
 
-    fn appear(&mut self, number: Option<u16>, groups: &mut Groups<'_>) -> String {
+    fn appear(&mut self, number: Option<u16>, addresses: BTreeSet<IpAddr>, groups: &mut Groups<'_>) {
         let id = self.id(number);
         // Where the name of a port must be declared, the pods inside the networks are members one by one.
         let networks = if number.is_none() {
@@ -89,9 +90,8 @@ impl Cohort {
         } else {
             Vec::new()
         };
-        groups.appear(&id, networks);
-        self.groups.insert(number, id.clone());
-        id
+        groups.appear(&id, PeerSet { addresses, networks });
+        self.groups.insert(number, id);
     }
 
     fn vanish(&mut self, number: Option<u16>, groups: &mut Groups<'_>) {
@@ -123,14 +123,12 @@ impl Cohort {
             }
         }
         for number in wanted {
-            let id = match self.groups.get(&number) {
-                Some(id) => id.clone(),
-                None => {
-                    came_or_went = true;
-                    self.appear(number, groups)
-                }
-            };
-            groups.gain(&id, address);
+            if let Some(id) = self.groups.get(&number) {
+                groups.gain(id, address);
+            } else {
+                self.appear(number, BTreeSet::from([address]), groups);
+                came_or_went = true;
+            }
         }
         came_or_went
     }
@@ -282,12 +280,17 @@ impl Cohorts {
             let peers = peers.unwrap_or_default().iter();
             peers.flat_map(|peer| store.held_by_peer(own, peer)).collect()
         };
+        let mut members: BTreeMap<Option<u16>, BTreeSet<IpAddr>> = BTreeMap::new();
         if meaning.port.is_none() {
-            cohort.appear(None, groups);
+            members.insert(None, BTreeSet::new());
         }
         for (address, pod) in candidates {
-            let holder = Some((&*pod, store.labels_of(&pod.key.namespace)));
-            cohort.update(address, holder, groups);
+            for number in cohort.wants(&pod, store.labels_of(&pod.key.namespace), address) {
+                members.entry(number).or_default().insert(address);
+            }
+        }
+        for (number, addresses) in members {
+            cohort.appear(number, addresses, groups);
         }
         for anchor in cohort.anchors() {
             self.anchored.entry(anchor).or_default().insert(slot);

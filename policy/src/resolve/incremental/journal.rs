@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
 use super::super::PeerSet;
 use super::compiled::{Change, Changes, Compiled, CompiledIsolation, CompiledPod, GroupChange};
 use crate::model::ObjectKey;
@@ -102,12 +100,18 @@ impl Groups<'_> {
             .is_some_and(|members| members.addresses.contains(&address))
     }
 
-    /// A group that did not exist, without addresses.
-    pub(super) fn appear(&mut self, id: &str, networks: Vec<IpNet>) {
-        self.delta(id, false);
-        let addresses = BTreeSet::new();
-        self.members
-            .insert(id.to_owned(), Arc::new(PeerSet { addresses, networks }));
+    /// A group that did not exist does now.
+    pub(super) fn appear(&mut self, id: &str, members: PeerSet) {
+        let delta = self.delta(id, false);
+        if delta.existed {
+            // It existed before this batch and went within it: it has changed, and is not new.
+            for address in &members.addresses {
+                if !delta.removed.remove(address) {
+                    delta.added.insert(*address);
+                }
+            }
+        }
+        self.members.insert(id.to_owned(), Arc::new(members));
     }
 
     /// A group that exists does not any more.
