@@ -214,7 +214,9 @@ fn run_stage(stage: &Stage, long: bool, totals: &mut Totals) -> Result<bool> {
     // Snapshots are compared, never rewritten, whoever runs the tests.
     command.env("INSTA_UPDATE", "no");
     if long {
-        command.env("RINGFENCE_LONG", "1").env("RINGFENCE_IDLE_SECONDS", "600");
+        command
+            .env("RINGFENCE_LONG", "1")
+            .env("RINGFENCE_IDLE_SECONDS", "600");
     }
     let mut child = command.spawn().context("starting cargo")?;
     if let Some(stdout) = child.stdout.take() {
