@@ -282,11 +282,14 @@ impl Cohorts {
         };
         let mut members: BTreeMap<Option<u16>, BTreeSet<IpAddr>> = BTreeMap::new();
         if meaning.port.is_none() {
-            members.insert(None, BTreeSet::new());
-        }
-        for (address, pod) in candidates {
-            for number in cohort.wants(&pod, store.labels_of(&pod.key.namespace), address) {
-                members.entry(number).or_default().insert(address);
+            // The candidates are the pods of the peers, all of them.
+            let addresses = candidates.into_iter().map(|(address, _)| address);
+            members.insert(None, addresses.collect());
+        } else {
+            for (address, pod) in candidates {
+                for number in cohort.wants(&pod, store.labels_of(&pod.key.namespace), address) {
+                    members.entry(number).or_default().insert(address);
+                }
             }
         }
         for (number, addresses) in members {
