@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use serde::Serialize;
 
 /// The labels of an object.
@@ -121,49 +121,101 @@ impl Requirement {
 impl TryFrom<&LabelSelector> for Selector {
     type Error = InvalidSelector;
 
-    /// Fails where the API server would: an unknown operator, `In`/`NotIn` without values, `Exists`/`DoesNotExist` with.
+    /// Fails where the API server would: a key or a value that no label can have, an unknown operator, `In`/`NotIn`
+    /// without values, `Exists`/`DoesNotExist` with. Values of expressions are not looked at: the API server keeps
+    /// objects that have had strange ones there since before it looked, and such a value matches nothing.
     fn try_from(selector: &LabelSelector) -> Result<Self, InvalidSelector> {
-        let mut requirements: BTreeSet<Requirement> = selector
-            .match_labels
-            .iter()
-            .flatten()
-            .map(|(key, value)| Requirement {
+        let mut requirements = BTreeSet::new();
+        for (key, value) in selector.match_labels.iter().flatten() {
+            if let Some(reason) = why_no_key(key).or_else(|| why_no_value(value)) {
+                return Err(InvalidSelector {
+                    field: "matchLabels".to_owned(),
+                    reason,
+                });
+            }
+            requirements.insert(Requirement {
                 key: key.clone(),
                 operator: Operator::In(BTreeSet::from([value.clone()])),
-            })
-            .collect();
+            });
+        }
         for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
-            let values: BTreeSet<String> = expression.values.iter().flatten().cloned().collect();
-            let invalid = |field: &str, reason: String| InvalidSelector {
+            let requirement = requirement(expression).map_err(|(field, reason)| InvalidSelector {
                 field: format!("matchExpressions[{index}].{field}"),
                 reason,
-            };
-            let operator = match (expression.operator.as_str(), values.is_empty()) {
-                ("In", false) => Operator::In(values),
-                ("NotIn", false) => Operator::NotIn(values),
-                ("Exists", true) => Operator::Exists,
-                ("DoesNotExist", true) => Operator::DoesNotExist,
-                (operator @ ("In" | "NotIn"), true) => {
-                    return Err(invalid(
-                        "values",
-                        format!("operator {operator} needs at least one value"),
-                    ));
-                }
-                (operator @ ("Exists" | "DoesNotExist"), false) => {
-                    return Err(invalid("values", format!("operator {operator} takes no values")));
-                }
-                (other, _) => {
-                    let reason = format!("`{other}` is none of In, NotIn, Exists, DoesNotExist");
-                    return Err(invalid("operator", reason));
-                }
-            };
-            requirements.insert(Requirement {
-                key: expression.key.clone(),
-                operator,
-            });
+            })?;
+            requirements.insert(requirement);
         }
         Ok(Self { requirements })
     }
+}
+
+/// One expression; or the field that is wrong, and how.
+fn requirement(expression: &LabelSelectorRequirement) -> Result<Requirement, (&'static str, String)> {
+    if let Some(reason) = why_no_key(&expression.key) {
+        return Err(("key", reason));
+    }
+    let values: BTreeSet<String> = expression.values.iter().flatten().cloned().collect();
+    let operator = match (expression.operator.as_str(), values.is_empty()) {
+        ("In", false) => Operator::In(values),
+        ("NotIn", false) => Operator::NotIn(values),
+        ("Exists", true) => Operator::Exists,
+        ("DoesNotExist", true) => Operator::DoesNotExist,
+        (operator @ ("In" | "NotIn"), true) => {
+            return Err(("values", format!("operator {operator} needs at least one value")));
+        }
+        (operator @ ("Exists" | "DoesNotExist"), false) => {
+            return Err(("values", format!("operator {operator} takes no values")));
+        }
+        (other, _) => {
+            let reason = format!("`{other}` is none of In, NotIn, Exists, DoesNotExist");
+            return Err(("operator", reason));
+        }
+    };
+    Ok(Requirement {
+        key: expression.key.clone(),
+        operator,
+    })
+}
+
+/// Why no label can have this key, if so: a name, optionally after a DNS name and a slash.
+fn why_no_key(key: &str) -> Option<String> {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    let valid = is_name(name) && prefix.is_none_or(is_dns_name);
+    let expected = "1 to 63 letters, digits, '-', '_' and '.', optionally after a DNS name and '/'";
+    (!valid).then(|| format!("`{key}` is no key of a label: {expected}"))
+}
+
+/// Why no label can have this value, if so.
+fn why_no_value(value: &str) -> Option<String> {
+    let valid = value.is_empty() || is_name(value);
+    let expected = "at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends";
+    (!valid).then(|| format!("`{value}` is no value of a label: {expected}"))
+}
+
+fn is_name(name: &str) -> bool {
+    let ends = |c: Option<u8>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    name.len() <= 63
+        && ends(name.bytes().next())
+        && ends(name.bytes().next_back())
+        && name
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.'))
+}
+
+/// Lower case labels of letters, digits and inner dashes, joined by dots (RFC 1123).
+fn is_dns_name(name: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label
+                .bytes()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+    };
+    name.len() <= 253 && name.split('.').all(is_label)
 }
 
 #[cfg(test)]
@@ -236,8 +288,30 @@ mod tests {
                 "{matchExpressions: [{key: a, operator: Exists}, {key: a, operator: Gt}]}",
                 "matchExpressions[1].operator",
             ),
+            ("{matchLabels: {'a b': x}}", "matchLabels"),
+            ("{matchLabels: {a: 'x y'}}", "matchLabels"),
+            ("{matchLabels: {'A.example/app': x}}", "matchLabels"),
+            (
+                "{matchExpressions: [{key: '', operator: Exists}]}",
+                "matchExpressions[0].key",
+            ),
+            (
+                "{matchExpressions: [{key: a/b/c, operator: Exists}]}",
+                "matchExpressions[0].key",
+            ),
         ] {
             assert_eq!(selector(yaml).unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn keys_may_have_a_dns_name_before_a_slash_and_values_may_be_empty() {
+        for yaml in [
+            "{matchLabels: {app.kubernetes.io/name: web}}",
+            "{matchLabels: {a_B.c-d: ''}}",
+            "{matchExpressions: [{key: a, operator: In, values: ['not a value']}]}",
+        ] {
+            assert!(selector(yaml).is_ok(), "{yaml}");
         }
     }
 }

@@ -41,7 +41,11 @@ pub fn cases(short: u32, long: u32) -> ProptestConfig {
 
 /// What the compiled form of every node says about a flow, with the two exceptions that no policy can forbid.
 pub fn resolved_allows(world: &World, flow: &Flow) -> bool {
-    let own_node = |pod_side, other| {
+    let own_node = |pod_side: IpAddr, other| {
+        // Only what a pod sends to its node can be policed, not what comes from there.
+        if world.polices_own_node && pod_side == flow.source {
+            return false;
+        }
         let node = world.pod_at(pod_side).and_then(|pod| pod.node.as_ref());
         node.and_then(|node| world.nodes.get(node))
             .is_some_and(|node| node.addresses.contains(&other))
@@ -95,31 +99,37 @@ pub fn world() -> impl Strategy<Value = World> {
     });
     let pods = prop::collection::vec(pod(), 0..12);
     let policies = prop::collection::vec(policy(), 0..6);
-    (namespaces, pods, policies).prop_map(|((names, labels), pods, policies)| {
-        let mut world = World::default();
-        for (name, mut labels) in names.iter().zip(labels) {
-            labels.insert("kubernetes.io/metadata.name".to_owned(), (*name).to_owned());
-            world.insert_namespace(Namespace {
-                name: (*name).to_owned(),
-                labels,
-            });
-        }
-        for (index, name) in NODES.iter().enumerate() {
-            world.insert_node(Node {
-                name: (*name).to_owned(),
-                addresses: node_addresses(index),
-            });
-        }
-        let pods = pods
-            .into_iter()
-            .filter(|pod| names.contains(&pod.key.namespace.as_str()));
-        pods.for_each(|pod| world.insert_pod(pod));
-        let policies = policies
-            .into_iter()
-            .filter(|policy| names.contains(&policy.key.namespace.as_str()));
-        policies.for_each(|policy| world.insert_policy(policy));
-        world
-    })
+    let polices_own_node = prop::bool::weighted(0.2);
+    (namespaces, pods, policies, polices_own_node).prop_map(
+        |((names, labels), pods, policies, polices_own_node)| {
+            let mut world = World {
+                polices_own_node,
+                ..World::default()
+            };
+            for (name, mut labels) in names.iter().zip(labels) {
+                labels.insert("kubernetes.io/metadata.name".to_owned(), (*name).to_owned());
+                world.insert_namespace(Namespace {
+                    name: (*name).to_owned(),
+                    labels,
+                });
+            }
+            for (index, name) in NODES.iter().enumerate() {
+                world.insert_node(Node {
+                    name: (*name).to_owned(),
+                    addresses: node_addresses(index),
+                });
+            }
+            let pods = pods
+                .into_iter()
+                .filter(|pod| names.contains(&pod.key.namespace.as_str()));
+            pods.for_each(|pod| world.insert_pod(pod));
+            let policies = policies
+                .into_iter()
+                .filter(|policy| names.contains(&policy.key.namespace.as_str()));
+            policies.for_each(|policy| world.insert_policy(policy));
+            world
+        },
+    )
 }
 
 /// A flow between addresses of `world`, or of its nodes, or from outside it.

@@ -24,6 +24,9 @@ pub struct World {
     pub endpoint_slices: BTreeMap<ObjectKey, EndpointSlice>,
     /// Pods that are not ready, which matters only to Services without EndpointSlices.
     pub unready: BTreeSet<ObjectKey>,
+    /// Whether policies also act on what pods send to their own node, which the API leaves to whoever enforces. What a
+    /// node sends to its own pods always passes: the kubelet's probes come that way.
+    pub polices_own_node: bool,
 }
 
 impl World {

@@ -194,6 +194,27 @@ fn a_pod_always_reaches_itself_and_its_own_node_and_no_other_node() {
 }
 
 #[test]
+fn what_a_pod_sends_to_its_own_node_is_policed_where_the_option_is_on_and_probes_still_come_in() {
+    let policed = |policies: &[&str]| World {
+        polices_own_node: true,
+        ..world(policies)
+    };
+    let closed = "{podSelector: {}, policyTypes: [Ingress, Egress]}";
+    let world = policed(&[closed]);
+    assert!(!allowed(&world, API, NODE, Protocol::Tcp, 8080), "to its node");
+    assert!(allowed(&world, NODE, API, Protocol::Tcp, 8080), "from its node");
+    assert!(allowed(&world, API, API, Protocol::Tcp, 8080), "to itself");
+    let to_node = format!(
+        "{{podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{{ipBlock: {{cidr: {NODE}/32}}}}]}}]}}"
+    );
+    let world = policed(&[closed, &to_node]);
+    assert!(
+        allowed(&world, API, NODE, Protocol::Tcp, 8080),
+        "where a rule says so"
+    );
+}
+
+#[test]
 fn a_host_network_pod_is_neither_isolated_nor_a_peer() {
     let mut world = world(&["{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}"]);
     let mut agent = pod("shop", "agent", "web", "node-b", OTHER_NODE);

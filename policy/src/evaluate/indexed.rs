@@ -76,4 +76,8 @@ impl Lookup for IndexedWorld<'_> {
             .filter(|policy| policy.isolates(pod, direction))
             .collect()
     }
+
+    fn polices_own_node(&self) -> bool {
+        self.world.polices_own_node
+    }
 }

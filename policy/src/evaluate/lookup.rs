@@ -16,6 +16,8 @@ pub(crate) trait Lookup {
     fn node(&self, name: &str) -> Option<&Node>;
     /// The policies that isolate `pod` in `direction`, in the order of their names.
     fn isolating(&self, pod: &Pod, direction: Direction) -> Vec<&Policy>;
+    /// Whether policies act on what pods send to their own node.
+    fn polices_own_node(&self) -> bool;
 }
 
 impl Lookup for World {
@@ -33,5 +35,9 @@ impl Lookup for World {
 
     fn isolating(&self, pod: &Pod, direction: Direction) -> Vec<&Policy> {
         isolating(self, pod, direction)
+    }
+
+    fn polices_own_node(&self) -> bool {
+        self.polices_own_node
     }
 }

@@ -45,7 +45,8 @@ impl Verdict {
 pub enum DirectionVerdict {
     /// That side is no pod: no policy applies.
     NotAPod,
-    /// The pod speaks with itself or with its own node, which no policy can forbid.
+    /// The pod speaks with itself or with its own node, which no policy can forbid (but see
+    /// [`World::polices_own_node`]).
     AlwaysAllowed,
     /// No policy isolates the pod in this direction.
     NotIsolated,
@@ -103,7 +104,8 @@ pub(crate) fn evaluate_side(world: &impl Lookup, flow: &Flow, direction: Directi
     let Some(pod) = world.pod(own) else {
         return DirectionVerdict::NotAPod;
     };
-    if pod.addresses.contains(&other) || is_own_node(world, pod, other) {
+    let to_node_is_free = direction == Direction::Ingress || !world.polices_own_node();
+    if pod.addresses.contains(&other) || (to_node_is_free && is_own_node(world, pod, other)) {
         return DirectionVerdict::AlwaysAllowed;
     }
     let policies = world.isolating(pod, direction);

@@ -18,7 +18,7 @@ pub(super) struct Likeness {
     pub(super) direction: Direction,
     pub(super) policies: Vec<ObjectKey>,
     /// For ingress: the named ports that the policies mention, with the numbers the pod declares under them.
-    pub(super) named_ports: BTreeSet<(Protocol, String, Vec<u16>)>,
+    pub(super) named_ports: BTreeSet<(Protocol, String, BTreeSet<u16>)>,
 }
 
 /// Resolves pods, building each isolation once.

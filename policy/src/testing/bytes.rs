@@ -66,6 +66,7 @@ impl Choices<'_> {
         for policy in self.list(6, Self::policy) {
             world.insert_policy(policy);
         }
+        world.polices_own_node = self.below(4) == 3;
         world
     }
 

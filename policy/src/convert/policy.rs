@@ -1,18 +1,13 @@
-//! From API objects to the model.
+//! From a NetworkPolicy to the model, with its defaults filled in.
 
-use std::net::IpAddr;
-
-use ipnet::IpNet;
-use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::block::parse_block;
+use super::{key, protocol};
 use crate::labels::{InvalidSelector, Selector};
-use crate::model::{
-    ContainerPort, IpBlock, Namespace, Node, ObjectKey, Peer, Pod, Policy, PortMatch, PortSpec, Protocol,
-    Rule,
-};
+use crate::model::{ObjectKey, Peer, Policy, PortMatch, PortSpec, Rule};
 
 /// A NetworkPolicy that the API server would refuse.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -27,13 +22,13 @@ pub struct InvalidPolicy {
 }
 
 /// What is wrong with one field, while the policy's name is not at hand.
-struct Invalid {
+pub(super) struct Invalid {
     field: String,
     reason: String,
 }
 
 impl Invalid {
-    fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(super) fn new(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self {
             field: field.into(),
             reason: reason.into(),
@@ -42,109 +37,6 @@ impl Invalid {
 
     fn selector(at: &str) -> impl FnOnce(InvalidSelector) -> Self + '_ {
         move |error| Self::new(format!("{at}.{}", error.field), error.reason)
-    }
-}
-
-pub(crate) fn key(metadata: &ObjectMeta) -> ObjectKey {
-    ObjectKey::new(
-        metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()),
-        metadata.name.clone().unwrap_or_default(),
-    )
-}
-
-impl Namespace {
-    /// Reads a namespace.
-    pub fn from_api(namespace: &core::Namespace) -> Self {
-        Self {
-            name: namespace.metadata.name.clone().unwrap_or_default(),
-            labels: namespace.metadata.labels.clone().unwrap_or_default(),
-        }
-    }
-}
-
-impl Node {
-    /// Reads a node. Addresses that are names are left out.
-    pub fn from_api(node: &core::Node) -> Self {
-        let addresses = node
-            .status
-            .iter()
-            .flat_map(|status| status.addresses.iter().flatten());
-        Self {
-            name: node.metadata.name.clone().unwrap_or_default(),
-            addresses: addresses
-                .filter_map(|address| address.address.parse().ok())
-                .collect(),
-        }
-    }
-}
-
-impl Pod {
-    /// Reads a pod.
-    pub fn from_api(pod: &core::Pod) -> Self {
-        let spec = pod.spec.as_ref();
-        let status = pod.status.as_ref();
-        Self {
-            key: key(&pod.metadata),
-            uid: pod.metadata.uid.clone().unwrap_or_default(),
-            labels: pod.metadata.labels.clone().unwrap_or_default(),
-            node: spec
-                .and_then(|spec| spec.node_name.clone())
-                .filter(|node| !node.is_empty()),
-            addresses: status.map(pod_addresses).unwrap_or_default(),
-            host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
-            finished: matches!(
-                status.and_then(|s| s.phase.as_deref()),
-                Some("Succeeded" | "Failed")
-            ),
-            terminating: pod.metadata.deletion_timestamp.is_some(),
-            ports: spec.map(container_ports).unwrap_or_default(),
-            service_account: spec
-                .and_then(|spec| spec.service_account_name.clone())
-                .unwrap_or_default(),
-        }
-    }
-}
-
-fn pod_addresses(status: &core::PodStatus) -> Vec<IpAddr> {
-    let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    let mut addresses: Vec<IpAddr> = Vec::new();
-    for address in listed
-        .chain(status.pod_ip.as_deref())
-        .filter_map(|ip| ip.parse().ok())
-    {
-        if !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    addresses
-}
-
-fn container_ports(spec: &core::PodSpec) -> Vec<ContainerPort> {
-    let containers = spec
-        .containers
-        .iter()
-        .chain(spec.init_containers.iter().flatten());
-    let mut ports: Vec<ContainerPort> = containers
-        .flat_map(|container| container.ports.iter().flatten())
-        .filter_map(|port| {
-            Some(ContainerPort {
-                name: port.name.clone(),
-                protocol: protocol(port.protocol.as_deref())?,
-                number: u16::try_from(port.container_port).ok()?,
-            })
-        })
-        .collect();
-    ports.sort();
-    ports.dedup();
-    ports
-}
-
-pub(crate) fn protocol(name: Option<&str>) -> Option<Protocol> {
-    match name {
-        None | Some("TCP") => Some(Protocol::Tcp),
-        Some("UDP") => Some(Protocol::Udp),
-        Some("SCTP") => Some(Protocol::Sctp),
-        Some(_) => None,
     }
 }
 
@@ -285,58 +177,6 @@ fn optional_selector(selector: Option<&LabelSelector>, at: &str) -> Result<Optio
         .map(Selector::try_from)
         .transpose()
         .map_err(Invalid::selector(at))
-}
-
-fn parse_block(at: &str, block: &networking::IPBlock) -> Result<IpBlock, Invalid> {
-    let cidr = parse_cidr(&format!("{at}.cidr"), &block.cidr)?;
-    let mut except = Vec::new();
-    for (index, text) in block.except.iter().flatten().enumerate() {
-        let at = format!("{at}.except[{index}]");
-        let network = parse_cidr(&at, text)?;
-        if !cidr.contains(&network) || cidr == network {
-            return Err(Invalid::new(
-                at,
-                format!("{text} must lie strictly inside {}", block.cidr),
-            ));
-        }
-        except.push(network);
-    }
-    except.sort();
-    except.dedup();
-    Ok(IpBlock { cidr, except })
-}
-
-/// Parses a CIDR. Bits behind the prefix do not count; octets with leading zeros, which old objects may still have,
-/// are read as the API server reads them: as decimal numbers.
-fn parse_cidr(at: &str, text: &str) -> Result<IpNet, Invalid> {
-    let invalid = || Invalid::new(at, format!("`{text}` is no CIDR such as 10.0.0.0/8 or fd00::/8"));
-    let (address, prefix) = text.split_once('/').ok_or_else(invalid)?;
-    let address = address
-        .parse()
-        .or_else(|_| decimal_octets(address).parse())
-        .map_err(|_| invalid())?;
-    if !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(invalid());
-    }
-    let prefix = prefix.parse().map_err(|_| invalid())?;
-    let network = match address {
-        // An IPv4 address written as IPv6 is the IPv4 address, as in Go's net package.
-        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() && prefix >= 96 => {
-            IpNet::new(v6.to_canonical(), prefix - 96)
-        }
-        address => IpNet::new(address, prefix),
-    };
-    network.map(|network| network.trunc()).map_err(|_| invalid())
-}
-
-fn decimal_octets(address: &str) -> String {
-    let octets = address
-        .split('.')
-        .map(|octet| match octet.trim_start_matches('0') {
-            "" if !octet.is_empty() => "0",
-            digits => digits,
-        });
-    octets.collect::<Vec<_>>().join(".")
 }
 
 fn parse_port(at: &str, port: &networking::NetworkPolicyPort) -> Result<PortMatch, Invalid> {
