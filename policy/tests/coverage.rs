@@ -59,16 +59,39 @@ fn an_allow_all_counts_as_open() {
 }
 
 #[test]
+fn rules_that_together_leave_nobody_and_nothing_out_count_as_an_allow_all() {
+    for rules in [
+        "{from: [{ipBlock: {cidr: 0.0.0.0/0}}]}",
+        "{from: [{ipBlock: {cidr: 0.0.0.0/1}}]}, {from: [{podSelector: {}}, {ipBlock: {cidr: 128.0.0.0/1}}]}",
+        "{ports: [{protocol: TCP}, {protocol: UDP}, {protocol: SCTP, port: 1, endPort: 65535}]}",
+        "{ports: [{protocol: TCP}]}, {from: [{ipBlock: {cidr: 0.0.0.0/0}}], ports: [{protocol: UDP}, {protocol: SCTP}]}",
+    ] {
+        let api = api(&[&format!("{{podSelector: {{}}, ingress: [{rules}]}}")]);
+        assert!(api.is_isolated() && api.is_open(), "{rules}");
+    }
+    for rules in [
+        "{from: [{ipBlock: {cidr: 0.0.0.0/0, except: [192.0.2.1/32]}}]}",
+        "{from: [{ipBlock: {cidr: '::/0'}}]}",
+        "{from: [{namespaceSelector: {}}]}",
+        "{ports: [{protocol: TCP}, {protocol: UDP}]}",
+        "{ports: [{protocol: TCP, port: 2, endPort: 65535}, {protocol: UDP}, {protocol: SCTP}]}",
+    ] {
+        let api = api(&[&format!("{{podSelector: {{}}, ingress: [{rules}]}}")]);
+        assert!(!api.is_open(), "{rules}");
+    }
+}
+
+#[test]
 fn everyone_at_one_port_is_not_everything_and_still_the_world() {
     let api = api(&["{podSelector: {}, ingress: [{ports: [{port: 80}]}]}"]);
     assert!(!api.is_open() && api.is_open_to_the_world() && api.is_open_to_other_namespaces());
 }
 
 #[test]
-fn the_internet_without_private_ranges_and_in_two_halves_is_the_world() {
+fn the_internet_without_private_ranges_and_in_parts_is_the_world() {
     for blocks in [
         "{ipBlock: {cidr: 0.0.0.0/0, except: [10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16]}}",
-        "{ipBlock: {cidr: 0.0.0.0/1}}, {ipBlock: {cidr: 128.0.0.0/1}}",
+        "{ipBlock: {cidr: 0.0.0.0/1}}, {ipBlock: {cidr: 128.0.0.0/2}}",
         "{ipBlock: {cidr: '2000::/3'}}",
         "{ipBlock: {cidr: '::/0'}}",
     ] {

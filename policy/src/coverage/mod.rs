@@ -44,6 +44,8 @@ pub struct DirectionCoverage {
     pub isolated_by: Vec<ObjectKey>,
     /// The rules that open more than the pod's own namespace.
     pub openings: Vec<Opening>,
+    /// The rules together allow everyone every port, so that isolation closes nothing.
+    pub allows_all: bool,
     /// The rules of foreign policies that allow what no other policy of the pod allows. Empty where all or none of the
     /// policies that isolate the pod are foreign: then none reopens what another closes.
     pub reopened: Vec<Reopening>,
@@ -64,13 +66,9 @@ impl DirectionCoverage {
         !self.isolated_by.is_empty()
     }
 
-    /// Whether anyone may use any port: no policy isolates the pod, or one that does allows all.
+    /// Whether anyone may use any port: no policy isolates the pod, or those that do allow all.
     pub fn is_open(&self) -> bool {
-        !self.is_isolated()
-            || self
-                .openings
-                .iter()
-                .any(|opening| opening.to == Openness::Everyone && opening.all_ports)
+        !self.is_isolated() || self.allows_all
     }
 
     /// Whether some port is open to addresses outside the cluster at large: the pod is not isolated, or a rule names
@@ -142,6 +140,7 @@ pub fn coverage(world: &World, is_foreign: impl Fn(&Policy) -> bool) -> Coverage
         DirectionCoverage {
             isolated_by: policies.iter().map(|policy| policy.key.clone()).collect(),
             openings: openings::of(world, &policies, direction),
+            allows_all: openings::allow_all(&policies, direction, pod),
             reopened: reopened(&policies, direction, &is_foreign),
         }
     };

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 
-use crate::model::{Direction, ObjectKey, Peer, Policy, Rule};
+use crate::model::{Direction, IpBlock, ObjectKey, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Rule};
 use crate::net::canonical_networks;
 use crate::world::World;
 
@@ -56,11 +56,7 @@ fn openness(world: &World, policy: &Policy, rule: &Rule) -> Vec<Openness> {
     let Some(peers) = &rule.peers else {
         return vec![Openness::Everyone];
     };
-    let blocks = peers.iter().filter_map(|peer| match peer {
-        Peer::Block(block) => Some(block),
-        Peer::Pods { .. } => None,
-    });
-    let networks = canonical_networks(blocks);
+    let networks = canonical_networks(peers.iter().filter_map(as_block));
     let networks = match networks.is_empty() {
         true => None,
         false if is_wide(&networks) => Some(Openness::World),
@@ -79,6 +75,52 @@ fn openness(world: &World, policy: &Policy, rule: &Rule) -> Vec<Openness> {
     let others: Vec<String> = others.map(|namespace| namespace.name.clone()).collect();
     let others = (!others.is_empty()).then_some(Openness::Namespaces(others));
     networks.into_iter().chain(others).collect()
+}
+
+/// Whether the rules of these policies let every address of each of the pod's families use every port: whether by one rule
+/// that names nobody, or by many that together leave nothing out.
+pub(super) fn allow_all(policies: &[&Policy], direction: Direction, pod: &Pod) -> bool {
+    let rules = || {
+        policies
+            .iter()
+            .flat_map(|policy| policy.rules(direction).unwrap_or_default())
+    };
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .all(|protocol| {
+            let rules = rules().filter(|rule| has_every_port(rule, protocol));
+            let blocks: Option<Vec<&IpBlock>> = rules
+                .map(|rule| Some(rule.peers.as_ref()?.iter().filter_map(as_block)))
+                .try_fold(Vec::new(), |mut all, blocks| {
+                    all.extend(blocks?);
+                    Some(all)
+                });
+            // `None`: one of the rules names no peers.
+            blocks.is_none_or(|blocks| has_every_address(&canonical_networks(blocks), pod))
+        })
+}
+
+fn as_block(peer: &Peer) -> Option<&IpBlock> {
+    match peer {
+        Peer::Block(block) => Some(block),
+        Peer::Pods { .. } => None,
+    }
+}
+
+fn has_every_port(rule: &Rule, protocol: Protocol) -> bool {
+    let every = |port: &PortMatch| {
+        port.protocol == protocol && matches!(port.port, None | Some(PortSpec::Range(0..=1, u16::MAX)))
+    };
+    rule.ports.as_ref().is_none_or(|ports| ports.iter().any(every))
+}
+
+/// Whether disjoint networks have all addresses of the families that the pod has addresses of.
+fn has_every_address(networks: &[IpNet], pod: &Pod) -> bool {
+    pod.addresses.iter().all(|address| {
+        let whole =
+            |network: &IpNet| network.prefix_len() == 0 && network.addr().is_ipv4() == address.is_ipv4();
+        networks.iter().any(whole)
+    })
 }
 
 /// Whether disjoint networks have a [`WIDE`] part of a family's addresses.
