@@ -63,8 +63,8 @@ pub enum Update {
     Begin(Kind),
     /// An object is so.
     Upsert(Object),
-    /// An object is there, but what it says cannot be read: it stays what it was.
-    Unreadable(Kind, ObjectKey),
+    /// An object is there, but what it says cannot be read: it stays what it was, or is this if it never was.
+    Unreadable(Object),
     /// The namespace is there, and is being deleted.
     Terminating(String),
     /// An object is gone.
@@ -96,9 +96,10 @@ impl Cluster {
                 self.seen(object.kind(), &object.key());
                 self.upsert(object)
             }
-            Update::Unreadable(kind, key) => {
+            Update::Unreadable(stand_in) => {
+                let (kind, key) = (stand_in.kind(), stand_in.key());
                 self.seen(kind, &key);
-                false
+                !self.knows(kind, &key) && self.upsert(stand_in)
             }
             Update::Terminating(namespace) => {
                 self.leaving.insert(namespace);
@@ -130,6 +131,15 @@ impl Cluster {
     fn seen(&mut self, kind: Kind, key: &ObjectKey) {
         if let Some(listing) = &mut self.listing[kind as usize] {
             listing.insert(key.clone());
+        }
+    }
+
+    fn knows(&self, kind: Kind, key: &ObjectKey) -> bool {
+        match kind {
+            Kind::Pod => self.world.pods.contains_key(key),
+            Kind::Namespace => self.world.namespaces.contains_key(&key.name),
+            Kind::Node => self.world.nodes.contains_key(&key.name),
+            Kind::Policy => self.world.policies.contains_key(key),
         }
     }
 
@@ -190,6 +200,8 @@ fn differs<T: PartialEq>(old: Option<&T>, new: &T) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ringfence_policy::{Rule, Selector};
+
     use super::*;
 
     fn namespace(name: &str) -> Update {
@@ -239,14 +251,43 @@ mod tests {
         assert_eq!(names(&cluster), ["b"]);
     }
 
+    /// A policy that cannot be read, as the watch tells of it: what stands for it allows nothing.
+    fn unreadable(name: &str) -> Update {
+        Update::Unreadable(Object::Policy(policy(name, Vec::new())))
+    }
+
+    fn policy(name: &str, ingress: Vec<Rule>) -> Policy {
+        Policy {
+            key: ObjectKey::new("n", name),
+            uid: String::new(),
+            pod_selector: Selector::everything(),
+            ingress: Some(ingress),
+            egress: None,
+        }
+    }
+
     #[test]
     fn an_object_that_cannot_be_read_stays_what_it_was() {
+        let anyone = Rule {
+            peers: None,
+            ports: None,
+        };
+        let readable = policy("a", vec![anyone]);
         let mut cluster = Cluster::default();
-        cluster.apply(namespace("a"));
-        cluster.apply(Update::Begin(Kind::Namespace));
-        cluster.apply(Update::Unreadable(Kind::Namespace, ObjectKey::new("", "a")));
-        cluster.apply(Update::End(Kind::Namespace));
-        assert_eq!(names(&cluster), ["a"]);
+        cluster.apply(Update::Upsert(Object::Policy(readable.clone())));
+        cluster.apply(Update::Begin(Kind::Policy));
+        assert!(!cluster.apply(unreadable("a")));
+        cluster.apply(Update::End(Kind::Policy));
+        assert_eq!(cluster.world().policies[&readable.key], readable);
+    }
+
+    #[test]
+    fn an_object_that_was_never_readable_closes() {
+        let mut cluster = Cluster::default();
+        assert!(cluster.apply(unreadable("a")));
+        let key = ObjectKey::new("n", "a");
+        assert_eq!(cluster.world().policies[&key], policy("a", Vec::new()));
+        assert!(cluster.apply(Update::Remove(Kind::Policy, key)));
     }
 
     #[test]

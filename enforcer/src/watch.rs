@@ -26,28 +26,31 @@ pub fn updates(
     let running = "status.phase!=Succeeded,status.phase!=Failed";
     futures::stream::select_all([
         kind(client, running, Kind::Pod, counters, |pod: &core::Pod| {
-            Some(Object::Pod(Pod::from_api(pod)))
+            Update::Upsert(Object::Pod(Pod::from_api(pod)))
         }),
         kind(
             client,
             "",
             Kind::Namespace,
             counters,
-            |namespace: &core::Namespace| Some(Object::Namespace(Namespace::from_api(namespace))),
+            |namespace: &core::Namespace| Update::Upsert(Object::Namespace(Namespace::from_api(namespace))),
         ),
         kind(client, &own, Kind::Node, counters, |node: &core::Node| {
-            Some(Object::Node(Node::from_api(node)))
+            Update::Upsert(Object::Node(Node::from_api(node)))
         }),
         kind(client, "", Kind::Policy, counters, policy),
     ])
 }
 
-fn policy(policy: &networking::NetworkPolicy) -> Option<Object> {
+fn policy(policy: &networking::NetworkPolicy) -> Update {
     match Policy::from_api(policy) {
-        Ok(policy) => Some(Object::Policy(policy)),
+        Ok(policy) => Update::Upsert(Object::Policy(policy)),
         Err(error) => {
-            tracing::error!(%error, "a NetworkPolicy cannot be read; what it said before stays in force");
-            None
+            tracing::error!(
+                %error,
+                "a NetworkPolicy cannot be read: what it said before stays in force, or else it allows nothing"
+            );
+            Update::Unreadable(Object::Policy(Policy::closed(policy)))
         }
     }
 }
@@ -57,7 +60,7 @@ fn kind<K>(
     fields: &str,
     kind: Kind,
     counters: &Counters,
-    read: fn(&K) -> Option<Object>,
+    read: fn(&K) -> Update,
 ) -> futures::stream::BoxStream<'static, Update>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -79,7 +82,7 @@ where
 fn updates_of<K: Resource<DynamicType = ()>>(
     kind: Kind,
     event: &Event<K>,
-    read: fn(&K) -> Option<Object>,
+    read: fn(&K) -> Update,
 ) -> Vec<Update> {
     let leaving = match event {
         Event::Apply(object) | Event::InitApply(object) if kind == Kind::Namespace => object
@@ -92,18 +95,12 @@ fn updates_of<K: Resource<DynamicType = ()>>(
     [update(kind, event, read)].into_iter().chain(leaving).collect()
 }
 
-fn update<K: Resource<DynamicType = ()>>(
-    kind: Kind,
-    event: &Event<K>,
-    read: fn(&K) -> Option<Object>,
-) -> Update {
+fn update<K: Resource<DynamicType = ()>>(kind: Kind, event: &Event<K>, read: fn(&K) -> Update) -> Update {
     let key = |object: &K| ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any());
     match event {
         Event::Init => Update::Begin(kind),
         Event::InitDone => Update::End(kind),
         Event::Delete(object) => Update::Remove(kind, key(object)),
-        Event::Apply(object) | Event::InitApply(object) => {
-            read(object).map_or_else(|| Update::Unreadable(kind, key(object)), Update::Upsert)
-        }
+        Event::Apply(object) | Event::InitApply(object) => read(object),
     }
 }
