@@ -5,7 +5,18 @@ use anyhow::Result;
 use crate::images::{self, ImageOptions};
 use crate::kube_objects::kubectl;
 use crate::source;
-use crate::testbed::{Cluster, Progress};
+use crate::testbed::{Cluster, ClusterOptions, Progress, step};
+
+/// A cluster with the product on it. A cluster of that name that is already up and well is taken as it is.
+///
+/// # Errors
+/// Those of [`Cluster::up`], [`load_images`] and [`install`].
+pub fn bring_up(options: &ClusterOptions, progress: &dyn Progress) -> Result<Cluster> {
+    let cluster = Cluster::up(options, progress)?;
+    load_images(&cluster, progress)?;
+    step(progress, "install Ringfence", || install(&cluster))?;
+    Ok(cluster)
+}
 
 /// Builds both images and puts them on every node.
 ///

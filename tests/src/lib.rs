@@ -6,7 +6,9 @@
 //!   testbed::ApiServer ───────────► etcd + kube-apiserver on loopback, for suites that need no node
 //!   deploy ─────────────────────► images onto nodes, then kubectl apply -k
 //!   images ───────────────────────► OCI archives, written without a container engine
+//!   scenario ───────────────────► examples/S…, examples/A…: transcripts, replayed against packets and policy engine
 //!   shop ───────────────────────► examples/three-tier: who should reach whom, and who does
+//!   upstream ───────────────────► the upstream NetworkPolicy suite, run against a cluster
 //!   probe ────────────────────────► "can this pod open that address?", asked with a real socket
 //! ```
 
@@ -14,6 +16,8 @@ pub mod deploy;
 pub mod images;
 pub mod kube_objects;
 pub mod probe;
+pub mod scenario;
 pub mod shop;
 pub mod source;
 pub mod testbed;
+pub mod upstream;

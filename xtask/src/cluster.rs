@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use ringfence_tests::testbed::{
-    Binaries, CLUSTER_TOOLS, Cluster, ClusterName, ClusterOptions, Console, E2E_TEST, IpFamily, ProxyMode,
+    Binaries, CLUSTER_TOOLS, Cluster, ClusterName, ClusterOptions, Console, E2E_TOOLS, IpFamily, ProxyMode,
 };
 
 #[derive(Debug, Args)]
@@ -167,7 +167,7 @@ fn status(name: &ClusterName) -> Result<ExitCode> {
 fn build(arguments: &BuildArguments) -> Result<ExitCode> {
     let mut tools = CLUSTER_TOOLS.to_vec();
     if arguments.e2e {
-        tools.push(E2E_TEST);
+        tools.extend(E2E_TOOLS);
     }
     let binaries = Binaries::ensure(&tools, &Console::default())?;
     for tool in tools {

@@ -3,6 +3,7 @@
 mod cluster;
 mod crdgen;
 mod demo;
+mod fuzz;
 mod images;
 mod test;
 
@@ -28,6 +29,8 @@ enum Command {
     Crdgen,
     /// The main job, end to end: a cluster, the product, and who reaches whom before and after.
     Demo(demo::DemoArgs),
+    /// Run the policy engine's fuzzers; installs cargo-fuzz below target/ if it is not there.
+    Fuzz(fuzz::FuzzArgs),
     /// Run every check, the cheap ones first.
     Test(test::TestArgs),
 }
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
         Command::Images(arguments) => images::run(&arguments),
         Command::Crdgen => crdgen::run(),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {

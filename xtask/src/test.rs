@@ -9,6 +9,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use ringfence_tests::testbed::{self, Console};
 
+use crate::fuzz;
+
 /// What to test, and how long.
 #[derive(Debug, Args)]
 pub(crate) struct TestArgs {
@@ -30,7 +32,15 @@ struct Stage {
     about: &'static str,
     /// What it needs on the machine, made before it starts so that its own time is that of the tests.
     needs: &'static [Need],
-    cargo: &'static [&'static str],
+    checks: Checks,
+}
+
+/// How a stage checks.
+enum Checks {
+    /// By cargo with these arguments.
+    Cargo(&'static [&'static str]),
+    /// By the fuzzers.
+    Fuzzers,
 }
 
 /// What a stage needs on the machine.
@@ -42,6 +52,8 @@ enum Need {
     ApiServer,
     /// Everything that a cluster runs, built from its sources.
     Cluster,
+    /// The upstream end-to-end suite, built from its sources.
+    UpstreamSuite,
 }
 
 /// Cheapest first, so that a mistake is told as early as it can be.
@@ -50,13 +62,13 @@ const STAGES: &[Stage] = &[
         name: "format",
         about: "rustfmt agrees",
         needs: &[],
-        cargo: &["fmt", "--all", "--check"],
+        checks: Checks::Cargo(&["fmt", "--all", "--check"]),
     },
     Stage {
         name: "clippy",
         about: "no lint warns",
         needs: &[],
-        cargo: &[
+        checks: Checks::Cargo(&[
             "clippy",
             "--workspace",
             "--all-targets",
@@ -65,19 +77,19 @@ const STAGES: &[Stage] = &[
             "--",
             "-D",
             "warnings",
-        ],
+        ]),
     },
     Stage {
         name: "docs",
         about: "the documentation builds without a warning",
         needs: &[],
-        cargo: &["doc", "--workspace", "--no-deps", "--quiet"],
+        checks: Checks::Cargo(&["doc", "--workspace", "--no-deps", "--quiet"]),
     },
     Stage {
         name: "unit",
         about: "pure logic: unit, property and snapshot tests, and the generated files",
         needs: &[],
-        cargo: &[
+        checks: Checks::Cargo(&[
             "test",
             "--workspace",
             "--exclude",
@@ -85,31 +97,49 @@ const STAGES: &[Stage] = &[
             "--exclude",
             "ringfence-enforcer",
             "--no-fail-fast",
-        ],
+        ]),
+    },
+    Stage {
+        name: "fuzz",
+        about: "nothing that the fuzzers try makes the policy engine panic, or its readings differ",
+        needs: &[],
+        checks: Checks::Fuzzers,
     },
     Stage {
         name: "kernel",
         about: "the enforcer: its plans, and packets through the kernel in network namespaces",
         needs: &[Need::Packages],
-        cargo: &["test", "-p", "ringfence-enforcer", "--no-fail-fast"],
+        checks: Checks::Cargo(&["test", "-p", "ringfence-enforcer", "--no-fail-fast"]),
     },
     Stage {
         name: "api",
         about: "probes, the CRDs and the operator against a real API server",
         needs: &[Need::Packages, Need::ApiServer],
-        cargo: &["test", "-p", "ringfence-tests", "--no-fail-fast"],
+        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--no-fail-fast"]),
     },
     Stage {
         name: "testbed",
         about: "whole clusters: killed half way, in every family and proxy mode",
         needs: &[Need::Packages, Need::Cluster],
-        cargo: &["test", "-p", "ringfence-tests", "--test", "testbed_cluster"],
+        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "testbed_cluster"]),
+    },
+    Stage {
+        name: "scenarios",
+        about: "every scenario of examples/ on a real cluster: as written, as foretold, as packets do",
+        needs: &[Need::Packages, Need::Cluster],
+        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "scenarios"]),
     },
     Stage {
         name: "cluster",
         about: "the product on a real cluster",
         needs: &[Need::Packages, Need::Cluster],
-        cargo: &["test", "-p", "ringfence-tests", "--test", "cluster"],
+        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "cluster"]),
+    },
+    Stage {
+        name: "upstream",
+        about: "the upstream NetworkPolicy suite against the enforcer",
+        needs: &[Need::Packages, Need::Cluster, Need::UpstreamSuite],
+        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "upstream"]),
     },
 ];
 
@@ -140,7 +170,7 @@ impl Totals {
 pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     if args.list {
         for stage in STAGES {
-            println!("{:<8} {}", stage.name, stage.about);
+            println!("{:<9} {}", stage.name, stage.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -200,14 +230,37 @@ fn provide(need: Need) -> Result<()> {
         Need::Packages => testbed::ensure_installed(testbed::FOR_CLUSTER, &progress),
         Need::ApiServer => testbed::Binaries::ensure(testbed::API_SERVER_TOOLS, &progress).map(drop),
         Need::Cluster => testbed::Binaries::ensure(testbed::CLUSTER_TOOLS, &progress).map(drop),
+        Need::UpstreamSuite => testbed::Binaries::ensure(testbed::E2E_TOOLS, &progress).map(drop),
     }
 }
 
 fn run_stage(stage: &Stage, long: bool, totals: &mut Totals) -> Result<bool> {
+    match stage.checks {
+        Checks::Cargo(arguments) => run_cargo(arguments, long, totals),
+        Checks::Fuzzers => run_fuzzers(long, totals),
+    }
+}
+
+/// Seconds for each fuzzer.
+const FUZZ: u64 = 30;
+const FUZZ_LONG: u64 = 3600;
+
+fn run_fuzzers(long: bool, totals: &mut Totals) -> Result<bool> {
+    match fuzz::all(if long { FUZZ_LONG } else { FUZZ }) {
+        Ok(fuzzers) => totals.passed += fuzzers,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn run_cargo(arguments: &[&str], long: bool, totals: &mut Totals) -> Result<bool> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
-        .args(stage.cargo)
+        .args(arguments)
         .stdout(Stdio::piped())
         .stdin(Stdio::null());
     command.env("RUSTDOCFLAGS", "-D warnings");

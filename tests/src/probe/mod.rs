@@ -4,14 +4,21 @@
 //! means that the question could not be asked (no such namespace, no root); what the network answered is an
 //! [`Outcome`].
 
+mod at_once;
 mod dns;
+mod sctp;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+pub use at_once::all_at_once;
+pub use sctp::sctp_init;
 
 use crate::testbed::exec_in_netns;
 
@@ -45,6 +52,43 @@ impl Outcome {
     fn from_attempt(attempt: io::Result<()>) -> Self {
         attempt.map_or_else(|error| Self::of(&error), |()| Self::Open)
     }
+}
+
+/// Where a connection begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The network namespace.
+    pub netns: PathBuf,
+    /// The address there; `None` lets the kernel choose.
+    pub source: Option<IpAddr>,
+}
+
+/// As [`tcp_connect`], from one of the caller's addresses.
+///
+/// # Errors
+/// When the namespace cannot be entered.
+pub fn tcp_connect_from(caller: &Caller, to: SocketAddr, timeout: Duration) -> Result<Outcome> {
+    let attempt = || {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        if let Some(source) = caller.source {
+            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+        }
+        socket.connect_timeout(&SockAddr::from(to), timeout)
+    };
+    exec_in_netns(&caller.netns, || Outcome::from_attempt(attempt()))
+}
+
+/// Sends one UDP packet and waits for any answer. The packet is a question that a DNS server answers, so this serves for
+/// those and for servers that answer whatever they hear.
+///
+/// # Errors
+/// When the namespace cannot be entered.
+pub fn udp_answer(caller: &Caller, to: SocketAddr, timeout: Duration) -> Result<Outcome> {
+    let source = caller.source.unwrap_or_else(|| unspecified(to.ip()));
+    let question = dns::query("kubernetes.default.svc.cluster.local")?;
+    exec_in_netns(&caller.netns, || {
+        Outcome::from_attempt(udp_ask_from(source, to, &question, timeout).map(drop))
+    })
 }
 
 /// Opens a TCP connection and closes it again.
@@ -142,12 +186,11 @@ fn connect(to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
 }
 
 fn udp_ask(to: SocketAddr, message: &[u8], timeout: Duration) -> io::Result<Vec<u8>> {
-    let any: IpAddr = if to.is_ipv4() {
-        Ipv4Addr::UNSPECIFIED.into()
-    } else {
-        Ipv6Addr::UNSPECIFIED.into()
-    };
-    let socket = UdpSocket::bind((any, 0))?;
+    udp_ask_from(unspecified(to.ip()), to, message, timeout)
+}
+
+fn udp_ask_from(source: IpAddr, to: SocketAddr, message: &[u8], timeout: Duration) -> io::Result<Vec<u8>> {
+    let socket = UdpSocket::bind((source, 0))?;
     // A connected socket hears of ICMP errors and of nobody else's packets.
     socket.connect(to)?;
     socket.set_read_timeout(Some(timeout))?;
@@ -155,6 +198,14 @@ fn udp_ask(to: SocketAddr, message: &[u8], timeout: Duration) -> io::Result<Vec<
     let mut buffer = [0; 4096];
     let length = socket.recv(&mut buffer)?;
     Ok(buffer[..length].to_vec())
+}
+
+/// Any address of the same family.
+fn unspecified(like: IpAddr) -> IpAddr {
+    match like {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// In TCP a DNS message is preceded by its length.

@@ -3,9 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -77,10 +74,11 @@ enum Probe {
 /// When a client has no pods, a Service no address, or a pod's network namespace is not to be found.
 pub fn measure(cluster: &Cluster, timeout: Duration) -> Result<Measured> {
     let attempts = plan(cluster)?;
-    let results = run(&attempts, timeout)?;
+    let results = probe::all_at_once(&attempts, |attempt| try_once(attempt, timeout));
     let connections = attempts.len();
     let mut by_cell: BTreeMap<(App, Target), Vec<(bool, String)>> = BTreeMap::new();
     for (attempt, open) in attempts.iter().zip(results) {
+        let open = open?;
         let line = format!("{}: {}", attempt.label, if open { "open" } else { "closed" });
         by_cell
             .entry((attempt.client, attempt.target))
@@ -177,36 +175,6 @@ impl Addresses<'_> {
             }
         }
     }
-}
-
-fn run(attempts: &[Attempt], timeout: Duration) -> Result<Vec<bool>> {
-    const WORKERS: usize = 48;
-    let next = AtomicUsize::new(0);
-    let results: Mutex<Vec<Option<Result<bool>>>> = Mutex::new(attempts.iter().map(|_| None).collect());
-    thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                while let Some((index, attempt)) = take(&next, attempts) {
-                    let outcome = try_once(attempt, timeout);
-                    if let Ok(mut results) = results.lock() {
-                        results[index] = Some(outcome);
-                    }
-                }
-            });
-        }
-    });
-    let results = results
-        .into_inner()
-        .map_err(|_| anyhow::anyhow!("a probe panicked"))?;
-    results
-        .into_iter()
-        .map(|result| result.unwrap_or_else(|| Err(anyhow::anyhow!("a probe was not run"))))
-        .collect()
-}
-
-fn take<'a>(next: &AtomicUsize, attempts: &'a [Attempt]) -> Option<(usize, &'a Attempt)> {
-    let index = next.fetch_add(1, Ordering::Relaxed);
-    attempts.get(index).map(|attempt| (index, attempt))
 }
 
 fn try_once(attempt: &Attempt, timeout: Duration) -> Result<bool> {

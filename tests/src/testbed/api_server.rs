@@ -106,11 +106,19 @@ impl ApiServer {
     /// # Errors
     /// When the binaries cannot be had, or one of the two does not come up; the end of its log is then in the message.
     pub fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`ApiServer::start`], with more flags.
+    ///
+    /// # Errors
+    /// Those of [`ApiServer::start`]; a flag that the API server does not know is one.
+    pub fn start_with(flags: &[&str]) -> Result<Self> {
         let tools = Tools::find()?;
         // Between finding a port free and using it somebody else may take it.
         let mut last = None;
         for _ in 0..3 {
-            match Self::launch(&tools) {
+            match Self::launch(&tools, flags) {
                 Ok(server) => return Ok(server),
                 Err(error) => last = Some(error),
             }
@@ -118,7 +126,7 @@ impl ApiServer {
         Err(last.unwrap_or_else(|| anyhow::anyhow!("the API server was never started")))
     }
 
-    fn launch(tools: &Tools) -> Result<Self> {
+    fn launch(tools: &Tools, flags: &[&str]) -> Result<Self> {
         let draft = Draft::new(&env::temp_dir(), FOLDER)?;
         let dir = draft.path().to_owned();
         let home = Home {
@@ -130,7 +138,8 @@ impl ApiServer {
             fs::create_dir_all(folder).with_context(|| format!("make folder {}", folder.display()))?;
         }
         let ports = Ports::free()?;
-        let config = configure(&dir, ports)?;
+        let mut config = configure(&dir, ports)?;
+        config.extend(flags.iter().map(ToString::to_string));
         let leash = Leash::new();
         let mut server = Self {
             dir: draft,

@@ -89,6 +89,8 @@ pub(crate) const COREDNS: Tool = Tool {
     module: Module::Dns,
     kind: Kind::Program,
 };
+/// The runner of the upstream end-to-end suite: it runs specs side by side.
+pub const GINKGO: Tool = kubernetes("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo");
 /// The upstream end-to-end suite. Takes minutes to build and is not part of a cluster.
 pub const E2E_TEST: Tool = Tool {
     name: "e2e.test",
@@ -96,6 +98,9 @@ pub const E2E_TEST: Tool = Tool {
     module: Module::ControlPlane,
     kind: Kind::Test,
 };
+
+/// What the upstream end-to-end suite needs besides a cluster.
+pub const E2E_TOOLS: &[Tool] = &[GINKGO, E2E_TEST];
 
 /// What an API server alone needs.
 pub const API_SERVER_TOOLS: &[Tool] = &[ETCD, KUBE_APISERVER, KUBECTL];

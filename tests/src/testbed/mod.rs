@@ -53,7 +53,9 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 pub use api_server::ApiServer;
-pub use build::{API_SERVER_TOOLS, Binaries, CLUSTER_TOOLS, E2E_TEST, KUBERNETES_VERSION, Tool};
+pub use build::{
+    API_SERVER_TOOLS, Binaries, CLUSTER_TOOLS, E2E_TEST, E2E_TOOLS, GINKGO, KUBERNETES_VERSION, Tool,
+};
 pub use images::{AGNHOST_IMAGE, AGNHOST_UPSTREAM};
 pub use netns::exec_in_netns;
 pub use options::{ClusterName, ClusterOptions, IpFamily, MAX_NODES, ProxyMode};

@@ -28,10 +28,9 @@ pub(crate) const TIMEOUT: Duration = Duration::from_millis(900);
 impl Lab {
     pub(crate) fn start() -> Result<Self> {
         let options = ClusterOptions::named(CLUSTER)?;
-        let cluster = Cluster::up(&options, &Console::default())?;
-        let lab = Self { cluster };
-        deploy::load_images(&lab.cluster, &Console::default())?;
-        lab.install()?;
+        let lab = Self {
+            cluster: deploy::bring_up(&options, &Console::default())?,
+        };
         deploy::install_shop(&lab.cluster)?;
         Ok(lab)
     }

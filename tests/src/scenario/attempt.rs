@@ -1,0 +1,239 @@
+//! Connections to try, with what the policy engine foretells of each.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ringfence_policy::{
+    Door, Flow, ObjectKey, Pod, Protocol, ServiceCall, World, evaluate, evaluate_service, explain,
+};
+
+use super::outside::Outside;
+use super::transcript::{Expectation, Place, Target};
+use crate::probe::{self, Caller};
+use crate::testbed::Cluster;
+
+/// One connection to try.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// What it is, for people.
+    pub(super) label: String,
+    /// What the transcript says, if it names this connection.
+    pub(super) written: Option<bool>,
+    /// What the policy engine says.
+    pub(super) foretold: bool,
+    /// Why it says so.
+    pub(super) why: String,
+    /// Whether both ends are pods of one node, where both are pods.
+    pub(super) same_node: Option<bool>,
+    caller: Caller,
+    to: SocketAddr,
+    protocol: Protocol,
+    /// The server's network namespace: SCTP is answered by the probe itself.
+    server: Option<PathBuf>,
+}
+
+impl Attempt {
+    /// Tries it.
+    pub(super) fn is_open(&self, timeout: Duration) -> Result<bool> {
+        let outcome = match self.protocol {
+            Protocol::Tcp => probe::tcp_connect_from(&self.caller, self.to, timeout),
+            Protocol::Udp => probe::udp_answer(&self.caller, self.to, timeout),
+            Protocol::Sctp => {
+                let server = self.server.as_ref().context("SCTP is answered in pods only")?;
+                probe::sctp_init(&self.caller, server, self.to, timeout)
+            }
+        };
+        Ok(outcome.with_context(|| self.label.clone())?.is_open())
+    }
+}
+
+/// Turns expectations and pairs of pods into attempts.
+pub(super) struct Planner<'a> {
+    cluster: &'a Cluster,
+    world: &'a World,
+    outside: &'a Outside,
+    netns: BTreeMap<ObjectKey, PathBuf>,
+}
+
+impl<'a> Planner<'a> {
+    pub(super) fn new(cluster: &'a Cluster, world: &'a World, outside: &'a Outside) -> Self {
+        Self {
+            cluster,
+            world,
+            outside,
+            netns: BTreeMap::new(),
+        }
+    }
+
+    /// The attempts that a line of a transcript stands for: one for each address family and address.
+    pub(super) fn expected(&mut self, expectation: &Expectation) -> Result<Vec<Attempt>> {
+        let mut attempts = Vec::new();
+        for source in self.sources(&expectation.from)? {
+            for to in self.targets(&expectation.to, source)? {
+                let mut attempt = self.attempt(source, to, expectation.protocol, &expectation.to)?;
+                attempt.label = format!("line {}: {}", expectation.line, attempt.label);
+                attempt.written = Some(expectation.open);
+                attempts.push(attempt);
+            }
+        }
+        ensure!(
+            !attempts.is_empty(),
+            "line {}: {expectation} share no address family",
+            expectation.line
+        );
+        Ok(attempts)
+    }
+
+    /// Every pod of these namespaces to every port that another declares.
+    pub(super) fn everybody(&mut self, owned: impl Fn(&str) -> bool) -> Result<Vec<Attempt>> {
+        let world = self.world;
+        let pods: Vec<&Pod> = world
+            .pods
+            .values()
+            .filter(|pod| owned(&pod.key.namespace) && pod.holds_addresses())
+            .collect();
+        let mut attempts = Vec::new();
+        for from in &pods {
+            for to in pods.iter().filter(|to| to.key != from.key) {
+                for port in &to.ports {
+                    let target = Target::Pod(to.key.clone(), port.number);
+                    for source in &from.addresses {
+                        for address in same_family(&to.addresses, *source) {
+                            let to = SocketAddr::new(address, port.number);
+                            attempts.push(self.attempt(*source, to, port.protocol, &target)?);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(attempts)
+    }
+
+    fn attempt(
+        &mut self,
+        source: IpAddr,
+        to: SocketAddr,
+        protocol: Protocol,
+        target: &Target,
+    ) -> Result<Attempt> {
+        let (foretold, why) = self.foretell(source, to, protocol, target)?;
+        let caller = self.caller(source)?;
+        let from = self.world.pod_at(source).map(|pod| pod.key.clone());
+        let server = self.world.pod_at(to.ip()).map(|pod| pod.key.clone());
+        let same_node = match (self.world.pod_at(source), self.world.pod_at(to.ip())) {
+            (Some(from), Some(to)) => Some(from.node == to.node),
+            _ => None,
+        };
+        let name = |key: &Option<ObjectKey>| key.as_ref().map(|key| format!("{key} ")).unwrap_or_default();
+        let service = match target {
+            Target::Service(key, _) => format!("svc/{key} "),
+            _ => name(&server),
+        };
+        Ok(Attempt {
+            label: format!("{}{source} -> {service}{to}/{protocol}", name(&from)),
+            written: None,
+            foretold,
+            why,
+            same_node,
+            caller,
+            to,
+            protocol,
+            server: server.map(|key| self.netns_of(&key)).transpose()?,
+        })
+    }
+
+    /// What the policy engine says of a connection, and why.
+    fn foretell(
+        &self,
+        source: IpAddr,
+        to: SocketAddr,
+        protocol: Protocol,
+        target: &Target,
+    ) -> Result<(bool, String)> {
+        let Target::Service(service, port) = target else {
+            let flow = Flow {
+                source,
+                destination: to.ip(),
+                protocol,
+                port: to.port(),
+            };
+            let open = evaluate(self.world, &flow).allowed();
+            return Ok((open, explain(self.world, &flow).to_string()));
+        };
+        let verdict = evaluate_service(
+            self.world,
+            &ServiceCall {
+                source,
+                service: service.clone(),
+                protocol,
+                port: *port,
+                door: Door::Name,
+            },
+        );
+        ensure!(
+            !verdict.is_mixed(),
+            "a call to Service {service} port {port} passes for some backends only: {verdict:?}"
+        );
+        Ok((verdict.allowed(), format!("{verdict:?}")))
+    }
+
+    fn sources(&self, from: &Place) -> Result<Vec<IpAddr>> {
+        match from {
+            Place::Outside(address) => Ok(vec![*address]),
+            Place::Pod(key) => Ok(self.pod(key)?.addresses.clone()),
+        }
+    }
+
+    fn targets(&self, to: &Target, source: IpAddr) -> Result<Vec<SocketAddr>> {
+        let (addresses, port) = match to {
+            Target::Outside(address) => (vec![address.ip()], address.port()),
+            Target::Pod(key, port) => (self.pod(key)?.addresses.clone(), *port),
+            Target::Service(key, port) => {
+                let service = self.world.services.get(key);
+                let service = service.with_context(|| format!("there is no Service {key}"))?;
+                (service.cluster_ips.clone(), *port)
+            }
+        };
+        let same = same_family(&addresses, source);
+        Ok(same.map(|address| SocketAddr::new(address, port)).collect())
+    }
+
+    fn pod(&self, key: &ObjectKey) -> Result<&'a Pod> {
+        match self.world.pods.get(key) {
+            Some(pod) if !pod.addresses.is_empty() => Ok(pod),
+            Some(_) => bail!("pod {key} has no address yet"),
+            None => bail!("there is no pod {key}"),
+        }
+    }
+
+    fn caller(&mut self, source: IpAddr) -> Result<Caller> {
+        let netns = match self.world.pod_at(source) {
+            Some(pod) => self.netns_of(&pod.key.clone())?,
+            None => self.outside.netns().clone(),
+        };
+        Ok(Caller {
+            netns,
+            source: Some(source),
+        })
+    }
+
+    fn netns_of(&mut self, key: &ObjectKey) -> Result<PathBuf> {
+        if let Some(known) = self.netns.get(key) {
+            return Ok(known.clone());
+        }
+        let address = self.pod(key)?.addresses[0];
+        let netns = self.cluster.pod_netns(address)?;
+        self.netns.insert(key.clone(), netns.clone());
+        Ok(netns)
+    }
+}
+
+fn same_family(addresses: &[IpAddr], like: IpAddr) -> impl Iterator<Item = IpAddr> {
+    addresses
+        .iter()
+        .copied()
+        .filter(move |address| address.is_ipv4() == like.is_ipv4())
+}

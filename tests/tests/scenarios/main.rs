@@ -1,0 +1,105 @@
+//! Every scenario of `examples/` on a real cluster of two nodes and both address families: what its transcript says, what
+//! the policy engine says and what packets do are the same. Filter by id as with any test:
+//! `cargo test -p ringfence-tests --test scenarios -- S2.5`.
+
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use ringfence_tests::deploy;
+use ringfence_tests::kube_objects::kubectl;
+use ringfence_tests::probe::all_at_once;
+use ringfence_tests::scenario::{self, Scenario, Tally};
+use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, IpFamily};
+
+const CLUSTER: &str = "scenarios";
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Scenarios have namespaces of their own and mostly wait for packets that never come.
+    arguments.test_threads.get_or_insert(4);
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let scenarios = scenario::all()?;
+    if arguments.list {
+        let trials = scenarios
+            .iter()
+            .map(|scenario| Trial::test(scenario.test_name(), || Ok(())));
+        return Ok(libtest_mimic::run(arguments, trials.collect()).exit_code());
+    }
+    let options = ClusterOptions {
+        ip_family: IpFamily::Dual,
+        ..ClusterOptions::named(CLUSTER)?
+    };
+    let cluster = Arc::new(deploy::bring_up(&options, &Console::default())?);
+    let outcome = replay_all(arguments, &cluster, scenarios);
+    Cluster::remove(CLUSTER, &Console::default())?;
+    outcome
+}
+
+fn replay_all(arguments: &Arguments, cluster: &Arc<Cluster>, scenarios: Vec<Scenario>) -> Result<ExitCode> {
+    let chosen: Vec<Scenario> = scenarios
+        .into_iter()
+        .filter(|scenario| is_chosen(arguments, &scenario.test_name()))
+        .collect();
+    // All pods start together, before the first scenario needs its own.
+    for applied in all_at_once(&chosen, |scenario| create_pods(cluster, scenario)) {
+        applied?;
+    }
+    let total = Arc::new(Mutex::new(Tally::default()));
+    let trials = chosen.into_iter().map(|scenario| {
+        let (cluster, total) = (Arc::clone(cluster), Arc::clone(&total));
+        Trial::test(scenario.test_name(), move || {
+            let tally =
+                scenario::replay(&cluster, &scenario).map_err(|error| Failed::from(format!("{error:#}")))?;
+            *total.lock().map_err(|_| "another scenario panicked")? += tally;
+            Ok(())
+        })
+    });
+    let conclusion = libtest_mimic::run(arguments, trials.collect());
+    let total = *total.lock().map_err(|_| anyhow::anyhow!("a scenario panicked"))?;
+    println!(
+        "{} connections as written and as foretold; {} within a node, {} across nodes",
+        total.connections, total.within_a_node, total.across_nodes
+    );
+    if !conclusion.has_failed() && arguments.filter.is_none() {
+        ensure!(
+            total.within_a_node > 0 && total.across_nodes > 0,
+            "the scheduler left one kind of path untried"
+        );
+    }
+    Ok(conclusion.exit_code())
+}
+
+fn is_chosen(arguments: &Arguments, name: &str) -> bool {
+    let matches = |filter: &String| match arguments.exact {
+        true => name == filter,
+        false => name.contains(filter.as_str()),
+    };
+    arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
+}
+
+/// The first pods of a namespace may be refused until the cluster has made its ServiceAccount: tried again.
+fn create_pods(cluster: &Cluster, scenario: &Scenario) -> Result<()> {
+    let pods = scenario.folder.join("pods.yaml").display().to_string();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match kubectl(cluster, &["apply", "-f", &pods]) {
+            Err(error) if Instant::now() > deadline => {
+                return Err(error.context(format!("create the pods of {}", scenario.id)));
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(500)),
+            Ok(_) => return Ok(()),
+        }
+    }
+}
