@@ -15,6 +15,8 @@ pub(super) struct Store {
     /// Who claims an address; mostly one.
     claims: HashMap<IpAddr, Vec<Arc<Pod>>>,
     namespaces: HashMap<String, Arc<Namespace>>,
+    /// Names of namespaces by label.
+    namespaces_by_label: ByLabel,
     policies: HashMap<String, BTreeMap<String, Arc<Policy>>>,
 }
 
@@ -22,7 +24,49 @@ pub(super) struct Store {
 struct InNamespace {
     by_name: BTreeMap<String, Arc<Pod>>,
     /// Names of pods by label.
-    by_label: HashMap<String, HashMap<String, BTreeSet<String>>>,
+    by_label: ByLabel,
+}
+
+/// Names of objects by label and value.
+#[derive(Debug, Default)]
+struct ByLabel(HashMap<String, HashMap<String, BTreeSet<String>>>);
+
+impl ByLabel {
+    fn insert(&mut self, name: &str, labels: &Labels) {
+        for (label, value) in labels {
+            let by_value = self.0.entry(label.clone()).or_default();
+            by_value.entry(value.clone()).or_default().insert(name.to_owned());
+        }
+    }
+
+    fn remove(&mut self, name: &str, labels: &Labels) {
+        for (label, value) in labels {
+            let Some(by_value) = self.0.get_mut(label) else {
+                continue;
+            };
+            if let Some(names) = by_value.get_mut(value) {
+                names.remove(name);
+                if names.is_empty() {
+                    by_value.remove(value);
+                }
+            }
+            if by_value.is_empty() {
+                self.0.remove(label);
+            }
+        }
+    }
+
+    /// The names of objects that a selector may select; `None` where it names no value, and so may select any.
+    fn candidates(&self, selector: &Selector) -> Option<impl Iterator<Item = &String>> {
+        let (key, values) = selector.one_of()?;
+        let by_value = self.0.get(key);
+        Some(
+            values
+                .iter()
+                .filter_map(move |value| by_value?.get(value))
+                .flatten(),
+        )
+    }
 }
 
 impl Store {
@@ -78,13 +122,7 @@ impl Store {
             }
         }
         let namespace = self.pods.entry(key.namespace.clone()).or_default();
-        for (label, value) in &pod.labels {
-            let by_value = namespace.by_label.entry(label.clone()).or_default();
-            by_value
-                .entry(value.clone())
-                .or_default()
-                .insert(key.name.clone());
-        }
+        namespace.by_label.insert(&key.name, &pod.labels);
         namespace.by_name.insert(key.name.clone(), pod);
     }
 
@@ -101,30 +139,30 @@ impl Store {
             return;
         };
         namespace.by_name.remove(&pod.key.name);
-        for (label, value) in &pod.labels {
-            let Some(by_value) = namespace.by_label.get_mut(label) else {
-                continue;
-            };
-            if let Some(names) = by_value.get_mut(value) {
-                names.remove(&pod.key.name);
-                if names.is_empty() {
-                    by_value.remove(value);
-                }
-            }
-            if by_value.is_empty() {
-                namespace.by_label.remove(label);
-            }
-        }
+        namespace.by_label.remove(&pod.key.name, &pod.labels);
         if namespace.by_name.is_empty() {
             self.pods.remove(&pod.key.namespace);
         }
     }
 
     pub(super) fn set_namespace(&mut self, name: &str, namespace: Option<Arc<Namespace>>) {
-        match namespace {
-            Some(namespace) => self.namespaces.insert(name.to_owned(), namespace),
-            None => self.namespaces.remove(name),
+        if let Some(old) = self.namespaces.remove(name) {
+            self.namespaces_by_label.remove(name, &old.labels);
+        }
+        if let Some(namespace) = namespace {
+            self.namespaces_by_label.insert(name, &namespace.labels);
+            self.namespaces.insert(name.to_owned(), namespace);
+        }
+    }
+
+    /// The namespaces that a selector selects, by way of the labels it names.
+    fn select_namespaces(&self, selector: &Selector) -> Vec<&Arc<Namespace>> {
+        let candidates: Vec<&Arc<Namespace>> = match self.namespaces_by_label.candidates(selector) {
+            None => self.namespaces.values().collect(),
+            Some(names) => names.filter_map(|name| self.namespaces.get(name)).collect(),
         };
+        let selects = |namespace: &&Arc<Namespace>| selector.matches(&namespace.labels);
+        candidates.into_iter().filter(selects).collect()
     }
 
     pub(super) fn set_policy(&mut self, key: &ObjectKey, policy: Option<Arc<Policy>>) {
@@ -168,8 +206,8 @@ impl Store {
         let selected: Vec<&InNamespace> = match namespaces {
             None => own.and_then(|own| self.pods.get(own)).into_iter().collect(),
             Some(selector) => {
-                let known = self.namespaces.values().filter(|n| selector.matches(&n.labels));
-                known
+                let selected = self.select_namespaces(selector).into_iter();
+                selected
                     .filter_map(|namespace| self.pods.get(&namespace.name))
                     .collect()
             }
@@ -187,13 +225,9 @@ impl Store {
 impl InNamespace {
     /// The pods that a selector selects, by way of the labels it names.
     fn select(&self, selector: &Selector) -> Vec<&Arc<Pod>> {
-        let candidates: Vec<&Arc<Pod>> = match selector.one_of() {
+        let candidates: Vec<&Arc<Pod>> = match self.by_label.candidates(selector) {
             None => self.by_name.values().collect(),
-            Some((key, values)) => {
-                let by_value = self.by_label.get(key);
-                let names = values.iter().filter_map(|value| by_value?.get(value)).flatten();
-                names.filter_map(|name| self.by_name.get(name)).collect()
-            }
+            Some(names) => names.filter_map(|name| self.by_name.get(name)).collect(),
         };
         candidates
             .into_iter()
