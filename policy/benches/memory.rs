@@ -2,6 +2,7 @@
 
 #![allow(missing_docs)]
 
+#[allow(dead_code, reason = "shared with the other benchmark")]
 mod big;
 
 use std::hint::black_box;

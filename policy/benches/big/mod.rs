@@ -5,11 +5,23 @@ use std::net::{IpAddr, Ipv4Addr};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use ringfence_policy::{ContainerPort, Labels, Namespace, Node, ObjectKey, Pod, Policy, Protocol, World};
 
-/// The node whose policies are resolved.
-pub(crate) const NODE: &str = "node-0";
+/// A node whose pods are of as many namespaces as there are: every one needs isolations of its own.
+pub(crate) const NODE: &str = "node-1";
+
+/// A node with the same pods in every world: ten of each of the first ten namespaces, nine of one application and one of
+/// another. So what it has to do with an event is the same however many other pods there are.
+pub(crate) const SAME_NODE: &str = "node-0";
 
 /// The pods of a node.
 const PER_NODE: usize = 100;
+
+/// The first of the pods of namespace 0 on [`SAME_NODE`]; eight others there are like it.
+pub(crate) const LIKE_OTHERS: usize = 0;
+
+/// The number of the pod of namespace 0 on [`SAME_NODE`] that no other pod there is like.
+pub(crate) fn alone(namespaces: usize) -> usize {
+    95 * namespaces
+}
 
 /// The address of the pod with this number.
 pub(crate) fn address(number: usize) -> IpAddr {
@@ -24,11 +36,18 @@ fn labels(pairs: &[(&str, String)]) -> Labels {
         .collect()
 }
 
-/// The node of the pod with this number: the pods of a namespace are spread over the nodes, those of a node over the
-/// namespaces.
-fn node(number: usize, pods: usize) -> usize {
-    let nodes = pods.div_ceil(PER_NODE);
-    (number + number / nodes) % nodes
+/// The node of the pod with this number: those of [`SAME_NODE`] first, the others all over the other nodes.
+fn node(number: usize, namespaces: usize, pods: usize) -> usize {
+    let (namespace, index) = (number % namespaces, number / namespaces);
+    let is_same = match index / 10 {
+        9 => index % 10 == (namespace + 5) % 10,
+        _ => index % 10 == namespace,
+    };
+    if namespace < 10 && is_same {
+        return 0;
+    }
+    let others = pods.div_ceil(PER_NODE) - 1;
+    1 + (number + number / others) % others
 }
 
 /// The pod with this number: pods go around the namespaces.
@@ -48,7 +67,7 @@ pub(crate) fn pod(number: usize, namespaces: usize, pods: usize) -> Pod {
             ("tier", (if app < 5 { "front" } else { "back" }).to_owned()),
             ("pod-template-hash", format!("{:08x}", number * 7919)),
         ]),
-        node: Some(format!("node-{}", node(number, pods))),
+        node: Some(format!("node-{}", node(number, namespaces, pods))),
         addresses: vec![address(number)],
         host_network: false,
         finished: false,
