@@ -168,7 +168,7 @@ fn host_network_pods_are_listed_apart() {
 }
 
 proptest! {
-    #![proptest_config(testing::cases(300, 5_000))]
+    #![proptest_config(testing::cases(2_000, 50_000))]
 
     #[test]
     fn what_is_said_of_openness_and_reopening_is_true_of_flows((world, flows) in testing::world_and_flows(40)) {

@@ -293,7 +293,7 @@ fn the_remedies_make_ten_thousand_denied_flows_pass() {
 }
 
 proptest! {
-    #![proptest_config(testing::cases(400, 5_000))]
+    #![proptest_config(testing::cases(2_000, 50_000))]
 
     #[test]
     fn what_could_change_instead_makes_that_direction_pass((world, flows) in testing::world_and_flows(40)) {

@@ -106,7 +106,7 @@ fn assert_smallest(changes: &Changes, before: &Compiled) {
 }
 
 proptest! {
-    #![proptest_config(testing::cases(120, 10_000))]
+    #![proptest_config(testing::cases(10_000, 100_000))]
 
     #[test]
     fn after_every_event_the_state_is_that_of_the_whole_world_and_the_changes_lead_there(history in history()) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use ringfence_policy::{Direction, evaluate, isolating, resolve, testing};
 
 proptest! {
-    #![proptest_config(testing::cases(250, 5_000))]
+    #![proptest_config(testing::cases(5_000, 50_000))]
 
     #[test]
     fn resolve_allows_exactly_what_evaluate_allows((world, flows) in testing::world_and_flows(20)) {
