@@ -198,7 +198,7 @@ impl Agent {
             }
             // A kubelet probes from the bridge's address, which is the node's own though no Node object names it.
             let node: Vec<IpAddr> = own.iter().copied().chain(interface_addresses()?).collect();
-            let judge = Judge::new(&policies, &node);
+            let judge = Judge::new(&policies, &node, self.settings.options.police_own_node);
             revoker.review(&judge, &self.settings.families, &self.settings.counters)?;
         }
         self.gauge(&policies, &ruleset);

@@ -118,6 +118,10 @@ pub struct RuleArgs {
     /// The most set entries that the peers and ports of one group of pods are multiplied out to
     #[arg(long, value_name = "NUMBER", default_value_t = Options::default().flat_entries)]
     pub flat_entries: usize,
+    /// Let policies act on what pods send to this node itself, too: to its kubelet, to host-network pods, to a DNS cache.
+    /// Without it a pod always reaches its own node. What the node sends to its pods always passes
+    #[arg(long, env = "POLICE_OWN_NODE")]
+    pub police_own_node: bool,
 }
 
 impl RuleArgs {
@@ -145,6 +149,7 @@ impl RuleArgs {
             revoked_mark,
             log,
             flat_entries: self.flat_entries,
+            police_own_node: self.police_own_node,
             ..Options::default()
         })
     }
@@ -179,6 +184,12 @@ mod tests {
             options(&["--revoked-mark=0x100000"]).unwrap().revoked_mark,
             0x10_0000
         );
+    }
+
+    #[test]
+    fn a_pod_reaches_its_own_node_unless_that_is_to_be_policed() {
+        assert!(!options(&[]).unwrap().police_own_node);
+        assert!(options(&["--police-own-node"]).unwrap().police_own_node);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use ringfence_policy::Direction;
 use crate::error::{Error, Result};
 use crate::names::{self, SetId, SetName};
 use crate::rules::{Rule, parse};
-use crate::ruleset::{Element, Family, Ruleset, Set, Tables};
+use crate::ruleset::{Element, Family, Hook, Ruleset, Set, Tables};
 use crate::state::{
     ChainChange, HeldSet, HeldTables, JumpChange, Phase, SetChange, State, Transaction, mentions,
 };
@@ -140,18 +140,23 @@ impl<'a> FamilyDiff<'a> {
             .chains
             .keys()
             .filter(|chain| !self.tables.chains.contains_key(*chain));
-        let jumps = if self.held.jumps == [1] {
-            JumpChange::default()
-        } else {
-            JumpChange {
-                remove: self.held.jumps.len(),
-                insert: true,
-            }
-        };
+        let jumps = Hook::ALL.into_iter().filter_map(|hook| {
+            let held = self.held.jumps_in(hook);
+            let wanted: &[usize] = if self.tables.hooks.contains(&hook) {
+                &[1]
+            } else {
+                &[]
+            };
+            let change = JumpChange {
+                remove: held.len(),
+                insert: !wanted.is_empty(),
+            };
+            (held != wanted).then_some((hook, change))
+        });
         ChainChange {
             replace,
             delete: stale.cloned().collect(),
-            jumps,
+            jumps: jumps.collect(),
         }
     }
 

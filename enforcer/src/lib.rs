@@ -21,13 +21,14 @@
 //!
 //! ```text
 //! FORWARD 1      -> RINGF-FORWARD
+//! INPUT 1        -> RINGF-FORWARD                (only with --police-own-node)
 //! RINGF-FORWARD
 //!   revoked connection                        -> RINGF-REVOKED   (reset or reject)
 //!   ESTABLISHED, RELATED ICMP, discovery      return
 //!   source in the isolated set                -> RINGF-EGRESS
 //!   destination in the isolated set           -> RINGF-INGRESS
 //! RINGF-EGRESS, RINGF-INGRESS
-//!   the other side is this node               return
+//!   the other side is this node               return          (not in RINGF-EGRESS with --police-own-node)
 //!   prefix                                    => RINGF-D-…        (dispatch: a tree over prefixes)
 //! RINGF-D-…
 //!   a pod to itself                           return

@@ -12,13 +12,11 @@ use crate::ruleset::Family;
 
 /// What the name of each of our chains and sets starts with, and of no other.
 pub const PREFIX: &str = "RINGF-";
-/// The built-in chain that leads to ours.
-pub const HOOK: &str = "FORWARD";
-/// The first of our chains.
+/// The first of our chains, whatever built-in chain leads to it.
 pub const FORWARD: &str = "RINGF-FORWARD";
 /// Where packets of revoked connections end.
 pub const REVOKED: &str = "RINGF-REVOKED";
-/// The rule of [`HOOK`] that leads to [`FORWARD`], as iptables-save prints it without `-A FORWARD`.
+/// The rule of a built-in chain that leads to [`FORWARD`], as iptables-save prints it without `-A CHAIN`.
 pub const JUMP: &str = "-m comment --comment ringfence -j RINGF-FORWARD";
 
 /// The root of the dispatch tree of a direction.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::names::{self, SetName};
 use crate::rules::parse;
-use crate::ruleset::{Element, Family, SetKind};
+use crate::ruleset::{Element, Family, Hook, SetKind};
 use crate::state::{HeldSet, HeldTables};
 
 /// Our sets in the output of `ipset save`.
@@ -106,17 +106,18 @@ pub fn set_sizes(listed: &str) -> BTreeMap<SetName, usize> {
 /// Our chains and our jumps in the output of `iptables-save -t filter`.
 pub fn tables(saved: &str) -> HeldTables {
     let mut tables = HeldTables::default();
-    let mut position = 0;
+    let mut positions: BTreeMap<Hook, usize> = BTreeMap::new();
     for line in saved.lines() {
         if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
             if chain.starts_with(names::PREFIX) {
                 tables.chains.entry(chain.to_owned()).or_default();
             }
         } else if let Some((chain, rule)) = line.strip_prefix("-A ").and_then(|rest| rest.split_once(' ')) {
-            if chain == names::HOOK {
-                position += 1;
+            if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.chain() == chain) {
+                let position = positions.entry(hook).or_default();
+                *position += 1;
                 if rule == names::JUMP {
-                    tables.jumps.push(position);
+                    tables.jumps.entry(hook).or_default().push(*position);
                 }
             } else if chain.starts_with(names::PREFIX) {
                 tables
@@ -205,13 +206,15 @@ create RINGF-4-node.a hash:ip family inet hashsize 64 maxelem 1024 timeout 5
     }
 
     #[test]
-    fn chains_and_the_place_of_the_jump_are_read() {
+    fn chains_and_the_places_of_the_jumps_are_read() {
         let tables = tables(
             "*filter\n:FORWARD DROP [12:34]\n:KUBE-FORWARD - [0:0]\n:RINGF-FORWARD - [0:0]\n:RINGF-REVOKED - [0:0]\n\
+             -A INPUT -m comment --comment ringfence -j RINGF-FORWARD\n\
              -A FORWARD -j KUBE-FORWARD\n-A FORWARD -m comment --comment ringfence -j RINGF-FORWARD\n\
              -A KUBE-FORWARD -j ACCEPT\n-A RINGF-REVOKED -j DROP\nCOMMIT\n",
         );
-        assert_eq!(tables.jumps, [2]);
+        assert_eq!(tables.jumps_in(Hook::Forward), [2]);
+        assert_eq!(tables.jumps_in(Hook::Input), [1]);
         assert_eq!(
             tables.chains.keys().collect::<Vec<_>>(),
             ["RINGF-FORWARD", "RINGF-REVOKED"]

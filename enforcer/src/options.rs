@@ -16,6 +16,8 @@ pub struct Options {
     pub flat_entries: usize,
     /// The most local addresses in one chain of the dispatch tree.
     pub leaf_size: usize,
+    /// Whether policies act on what pods send to this node itself as well. What the node sends to its pods always passes.
+    pub police_own_node: bool,
 }
 
 /// How to log what is dropped.
@@ -36,6 +38,7 @@ impl Default for Options {
             log: Some(LogOptions::default()),
             flat_entries: 20_000,
             leaf_size: 8,
+            police_own_node: false,
         }
     }
 }

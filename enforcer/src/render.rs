@@ -51,16 +51,18 @@ pub fn chains(change: &ChainChange) -> String {
     for chain in change.replace.keys().chain(&change.delete) {
         line(&mut script, format_args!(":{chain} - [0:0]"));
     }
-    for _ in 0..change.jumps.remove {
-        line(&mut script, format_args!("-D {} {}", names::HOOK, names::JUMP));
+    for (hook, jump) in &change.jumps {
+        for _ in 0..jump.remove {
+            line(&mut script, format_args!("-D {} {}", hook.chain(), names::JUMP));
+        }
     }
     for (chain, rules) in &change.replace {
         rules
             .iter()
             .for_each(|rule| line(&mut script, format_args!("-A {chain} {rule}")));
     }
-    if change.jumps.insert {
-        line(&mut script, format_args!("-I {} 1 {}", names::HOOK, names::JUMP));
+    for (hook, _) in change.jumps.iter().filter(|(_, jump)| jump.insert) {
+        line(&mut script, format_args!("-I {} 1 {}", hook.chain(), names::JUMP));
     }
     for chain in &change.delete {
         line(&mut script, format_args!("-X {chain}"));

@@ -1,6 +1,6 @@
 //! What the kernel ought to hold: sets and chains, family by family.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -73,6 +73,28 @@ impl fmt::Display for Family {
             Self::V4 => "ipv4",
             Self::V6 => "ipv6",
         })
+    }
+}
+
+/// A built-in chain of the filter table that leads to ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Packets between others.
+    Forward,
+    /// Packets to the node itself: those of pods to their own node are among them.
+    Input,
+}
+
+impl Hook {
+    /// Every one.
+    pub const ALL: [Self; 2] = [Self::Forward, Self::Input];
+
+    /// How iptables calls it.
+    pub fn chain(self) -> &'static str {
+        match self {
+            Self::Forward => "FORWARD",
+            Self::Input => "INPUT",
+        }
     }
 }
 
@@ -152,6 +174,8 @@ pub struct Tables {
     pub sets: BTreeMap<SetId, Set>,
     /// The chains of the filter table, each with its rules in order.
     pub chains: BTreeMap<String, Vec<Rule<SetId>>>,
+    /// The built-in chains whose first rule leads to the first of ours.
+    pub hooks: BTreeSet<Hook>,
 }
 
 /// What the kernel ought to hold.

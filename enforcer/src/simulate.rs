@@ -5,10 +5,10 @@
 
 use ringfence_policy::{Direction, Flow};
 
-use crate::names::{self, SetName};
+use crate::names::{self, SetId, SetName};
 use crate::rules::{PeerMatch, PortList, Rule, parse};
-use crate::ruleset::{Element, Family};
-use crate::state::State;
+use crate::ruleset::{Element, Family, Hook};
+use crate::state::{HeldSet, State};
 
 /// Why a state cannot be walked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -44,10 +44,19 @@ pub fn passes(state: &State, flow: &Flow) -> Result<bool, Fault> {
 /// # Errors
 /// As [`passes`].
 pub fn allows(state: &State, flow: &Flow, direction: Direction) -> Result<bool, Fault> {
-    let Some(tables) = state.families.get(&Family::of(flow.source)) else {
+    let family = Family::of(flow.source);
+    let Some(tables) = state.families.get(&family) else {
         return Ok(true);
     };
-    if tables.jumps.is_empty() {
+    let node = |(name, held): (&SetName, &HeldSet)| {
+        name.id() == SetId::node(family) && held.members.iter().any(|own| own.net.contains(&flow.destination))
+    };
+    let hook = if state.sets.iter().any(node) {
+        Hook::Input
+    } else {
+        Hook::Forward
+    };
+    if tables.jumps_in(hook).is_empty() {
         return Ok(true);
     }
     Ok(matches!(

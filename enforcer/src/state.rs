@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::names::{self, SetName};
+use crate::names::SetName;
 use crate::rules::parse;
-use crate::ruleset::{Element, Family, SetKind};
+use crate::ruleset::{Element, Family, Hook, SetKind};
 
 /// What the kernel holds of ours: read back, or what the last transaction left.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,8 +43,15 @@ pub struct HeldSet {
 pub struct HeldTables {
     /// Our chains, each with its rules as iptables-save prints them, without `-A CHAIN`.
     pub chains: BTreeMap<String, Vec<String>>,
-    /// Where in FORWARD our jump stands, counted from 1. Right is once, at 1.
-    pub jumps: Vec<usize>,
+    /// Where in built-in chains our jump stands, counted from 1. Right is once, at 1. None that it is not in.
+    pub jumps: BTreeMap<Hook, Vec<usize>>,
+}
+
+impl HeldTables {
+    /// Where in this built-in chain our jump stands.
+    pub fn jumps_in(&self, hook: Hook) -> &[usize] {
+        self.jumps.get(&hook).map_or(&[], Vec::as_slice)
+    }
 }
 
 /// The changes that lead from what is held to what is wanted, in the order that keeps every moment between both.
@@ -92,11 +99,11 @@ pub struct ChainChange {
     pub replace: BTreeMap<String, Vec<String>>,
     /// Chains of ours that nothing leads to any more.
     pub delete: BTreeSet<String>,
-    /// How many of our jumps in FORWARD are removed, and whether one is put at the top.
-    pub jumps: JumpChange,
+    /// What becomes of our jump in built-in chains; none where it stays.
+    pub jumps: BTreeMap<Hook, JumpChange>,
 }
 
-/// A change of our jump in FORWARD.
+/// A change of our jump in a built-in chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct JumpChange {
     /// How many are removed.
@@ -108,7 +115,7 @@ pub struct JumpChange {
 impl ChainChange {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.replace.is_empty() && self.delete.is_empty() && self.jumps == JumpChange::default()
+        self.replace.is_empty() && self.delete.is_empty() && self.jumps.is_empty()
     }
 }
 
@@ -216,10 +223,14 @@ impl State {
         let tables = self.families.entry(family).or_default();
         tables.chains.extend(change.replace.clone());
         tables.chains.retain(|chain, _| !change.delete.contains(chain));
-        tables.jumps.drain(..change.jumps.remove.min(tables.jumps.len()));
-        if change.jumps.insert {
-            tables.jumps.insert(0, 1);
+        for (hook, change) in &change.jumps {
+            let jumps = tables.jumps.entry(*hook).or_default();
+            jumps.drain(..change.remove.min(jumps.len()));
+            if change.insert {
+                jumps.insert(0, 1);
+            }
         }
+        tables.jumps.retain(|_, jumps| !jumps.is_empty());
         let chains = tables.chains.clone();
         for (chain, lines) in &chains {
             for rule in lines.iter().filter_map(|line| parse::rule(line)) {
@@ -287,13 +298,12 @@ fn table_differences(
             ours.get(family).unwrap_or(&empty),
             theirs.get(family).unwrap_or(&empty),
         );
-        if ours.jumps != theirs.jumps {
-            found.push(format!(
-                "{family} jump in {} at {:?}, not {:?}",
-                names::HOOK,
-                theirs.jumps,
-                ours.jumps
-            ));
+        for hook in Hook::ALL {
+            let (ours, theirs) = (ours.jumps_in(hook), theirs.jumps_in(hook));
+            if ours != theirs {
+                let chain = hook.chain();
+                found.push(format!("{family} jump in {chain} at {theirs:?}, not {ours:?}"));
+            }
         }
         found.extend(
             keys_that_differ(&ours.chains, &theirs.chains).map(|chain| format!("{family} chain {chain}")),

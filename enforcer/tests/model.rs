@@ -79,7 +79,11 @@ fn ruleset(world: &World, options: &Options) -> Ruleset {
         .get(NODE)
         .map(|node| node.addresses.clone())
         .unwrap_or_default();
-    plan(&resolve(world, NODE), &node, &Family::ALL, options)
+    let options = Options {
+        police_own_node: world.polices_own_node,
+        ..options.clone()
+    };
+    plan(&resolve(world, NODE), &node, &Family::ALL, &options)
 }
 
 /// The state after all phases, as the kernel would make it.

@@ -41,11 +41,13 @@ pub struct Remark<'a> {
 pub struct Judge<'a> {
     isolated: BTreeMap<IpAddr, (Option<&'a Isolation>, Option<&'a Isolation>)>,
     node: &'a [IpAddr],
+    police_own_node: bool,
 }
 
 impl<'a> Judge<'a> {
-    /// A judge for the pods of a node that has these addresses itself.
-    pub fn new(policies: &'a NodePolicies, node: &'a [IpAddr]) -> Self {
+    /// A judge for the pods of a node that has these addresses itself. `police_own_node`: policies act on what the pods
+    /// send there, too.
+    pub fn new(policies: &'a NodePolicies, node: &'a [IpAddr], police_own_node: bool) -> Self {
         let pods = policies.pods.values();
         let isolated = pods.flat_map(|pod| {
             let isolations = (pod.egress.as_deref(), pod.ingress.as_deref());
@@ -54,6 +56,7 @@ impl<'a> Judge<'a> {
         Self {
             isolated: isolated.collect(),
             node,
+            police_own_node,
         }
     }
 
@@ -62,7 +65,8 @@ impl<'a> Judge<'a> {
         let Connection {
             source, destination, ..
         } = connection;
-        if source == destination || self.node.contains(source) || self.node.contains(destination) {
+        let to_node_is_free = !self.police_own_node && self.node.contains(destination);
+        if source == destination || self.node.contains(source) || to_node_is_free {
             return true;
         }
         let egress = self.isolated.get(source).and_then(|(egress, _)| *egress);
@@ -89,5 +93,50 @@ fn grants(isolation: &Isolation, other: IpAddr, service: Option<(Protocol, u16)>
             .grants
             .iter()
             .any(|grant| grant.ports == Ports::Any && grant.peers.contain(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ringfence_policy::{LocalPod, ObjectKey};
+
+    use super::*;
+
+    const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 0, 2));
+    const NODE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 244, 0, 1));
+
+    fn connection(source: IpAddr, destination: IpAddr) -> Connection {
+        Connection {
+            source,
+            destination,
+            service: Some((Protocol::Tcp, 80)),
+            mark: 0,
+            name: wire::Name::default(),
+        }
+    }
+
+    #[test]
+    fn connections_to_the_own_node_end_only_where_it_is_policed() {
+        let nothing = Arc::new(Isolation {
+            id: "nothing".to_owned(),
+            policies: Vec::new(),
+            grants: Vec::new(),
+        });
+        let pod = LocalPod {
+            addresses: vec![POD],
+            ingress: Some(Arc::clone(&nothing)),
+            egress: Some(nothing),
+        };
+        let policies = NodePolicies {
+            pods: [(ObjectKey::new("default", "pod"), pod)].into(),
+        };
+        for (police, to_node) in [(false, true), (true, false)] {
+            let judge = Judge::new(&policies, &[NODE], police);
+            assert_eq!(judge.allows(&connection(POD, NODE)), to_node);
+            assert!(judge.allows(&connection(NODE, POD)), "probes");
+            assert!(judge.allows(&connection(POD, POD)), "hairpin");
+        }
     }
 }

@@ -33,7 +33,7 @@ const PROTOCOL_NUMBER: u16 = 1;
 const SOURCE_PORT: u16 = 2;
 
 /// What names a connection to the kernel: its family and the attributes of its original tuple, as they came.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Name {
     family: u8,
     original: Vec<u8>,

@@ -18,16 +18,16 @@ type Chains = BTreeMap<String, Vec<Rule<SetId>>>;
 /// Addresses in order, each with the chain that serves it.
 type Leaves = [(IpAddr, String)];
 
-/// Adds the tree of a direction: its root with `first` as first rule, and the chains below. Each address in `leaves` goes
+/// Adds the tree of a direction: its root with `first` as first rule, if there is one, and the chains below. Each address in `leaves` goes
 /// to its chain, one that is not listed returns.
 pub(super) fn add(
     chains: &mut Chains,
     direction: Direction,
-    first: Rule<SetId>,
+    first: Option<Rule<SetId>>,
     leaves: &Leaves,
     leaf_size: usize,
 ) {
-    let mut root = vec![first];
+    let mut root: Vec<_> = first.into_iter().collect();
     root.extend(node(chains, direction, leaves, leaf_size.max(1)));
     chains.insert(names::root(direction).to_owned(), root);
 }
@@ -106,7 +106,7 @@ mod tests {
             .map(|i| (address(i), format!("{}P-{i}", names::PREFIX)))
             .collect();
         let mut chains = Chains::new();
-        add(&mut chains, Direction::Egress, Rule::Drop, &leaves, 8);
+        add(&mut chains, Direction::Egress, Some(Rule::Drop), &leaves, 8);
         chains
     }
 

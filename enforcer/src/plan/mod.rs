@@ -16,7 +16,7 @@ use ringfence_policy::{Direction, Isolation, NodePolicies};
 use crate::names::{self, SetId};
 use crate::options::Options;
 use crate::rules::{DISCOVERY, PeerMatch, Rule};
-use crate::ruleset::{Element, Family, Ruleset, Set, SetKind, Tables};
+use crate::ruleset::{Element, Family, Hook, Ruleset, Set, SetKind, Tables};
 
 /// Egress first: a packet leaves one pod before it reaches another.
 pub const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
@@ -30,7 +30,13 @@ pub fn plan(policies: &NodePolicies, node: &[IpAddr], families: &[Family], optio
 }
 
 fn family_tables(policies: &NodePolicies, node: &[IpAddr], family: Family, options: &Options) -> Tables {
-    let mut tables = Tables::default();
+    let mut tables = Tables {
+        hooks: Hook::ALL
+            .into_iter()
+            .filter(|hook| *hook == Hook::Forward || options.police_own_node)
+            .collect(),
+        ..Tables::default()
+    };
     let own = node.iter().filter(|address| Family::of(**address) == family);
     let own = Set::new(SetKind::Address, own.map(|address| Element::address(*address)));
     tables.sets.insert(SetId::node(family), own);
@@ -54,10 +60,11 @@ fn family_tables(policies: &NodePolicies, node: &[IpAddr], family: Family, optio
         for isolation in distinct(&isolated) {
             grants::add(&mut tables, isolation, direction, family, options.flat_entries);
         }
-        let own_node = Rule::Allow {
+        let free = direction == Direction::Ingress || !options.police_own_node;
+        let own_node = free.then(|| Rule::Allow {
             ports: None,
             peers: Some(peers(SetId::node(family), direction)),
-        };
+        });
         let leaves = isolated
             .iter()
             .map(|(address, isolation)| (*address, names::isolation_chain(&isolation.id)));

@@ -3,6 +3,7 @@
 
 mod agent;
 mod net;
+mod own_node;
 mod packets;
 mod repairs;
 mod revoke;

@@ -237,7 +237,7 @@ fn pod(router: &Namespace, number: u8) -> Namespace {
 }
 
 /// Starts servers that answer until the test's process ends.
-fn serve(pod: &Namespace) {
+pub(crate) fn serve(pod: &Namespace) {
     pod.inside(|| {
         for (protocol, port) in PORTS {
             let any = SocketAddr::from(([0_u16; 8], port));

@@ -8,7 +8,7 @@ use ringfence_enforcer::names;
 use ringfence_enforcer::observe::element;
 use ringfence_enforcer::plan::DIRECTIONS;
 use ringfence_enforcer::rules::{Rule, samples};
-use ringfence_enforcer::ruleset::{Element, Family, SetKind};
+use ringfence_enforcer::ruleset::{Element, Family, Hook, SetKind};
 use ringfence_enforcer::state::{ChainChange, JumpChange, Phase, SetChange, State};
 
 use super::net::Namespace;
@@ -40,7 +40,7 @@ fn everything(family: Family) -> [Phase; 2] {
         names::FORWARD.to_owned(),
         rules.iter().map(ToString::to_string).collect(),
     );
-    let jumps = JumpChange {
+    let jump = JumpChange {
         remove: 0,
         insert: true,
     };
@@ -51,7 +51,7 @@ fn everything(family: Family) -> [Phase; 2] {
             ChainChange {
                 replace,
                 delete: BTreeSet::new(),
-                jumps,
+                jumps: Hook::ALL.map(|hook| (hook, jump)).into(),
             },
         ),
     ]
@@ -104,7 +104,9 @@ fn every_rule_and_element_is_read_back_as_it_was_written_in_both_variants() {
             expected.glance(),
             "{variant}"
         );
-        assert_eq!(held.families[&Family::V4].jumps, [1]);
+        for hook in Hook::ALL {
+            assert_eq!(held.families[&Family::V4].jumps_in(hook), [1]);
+        }
         for direction in DIRECTIONS {
             assert!(
                 held.families[&Family::V6]
