@@ -44,23 +44,13 @@ const OTHERS: [Run; 2] = [
     },
 ];
 
-fn main() -> ExitCode {
+fn main() -> Result<ExitCode> {
     let arguments = Arguments::from_args();
     if arguments.list {
         // The suite's specs are known when it has run.
         println!("0 tests, 0 benchmarks");
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut runs = vec![DUAL];
     if std::env::var_os("RINGFENCE_LONG").is_some() {
         runs.extend(OTHERS);
@@ -72,7 +62,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     // What was filtered for is what has run.
     let unfiltered = Arguments {
         filter: None,
-        ..arguments.clone()
+        ..arguments
     };
     Ok(libtest_mimic::run(&unfiltered, trials).exit_code())
 }

@@ -16,33 +16,23 @@ use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, IpFamily};
 
 const CLUSTER: &str = "scenarios";
 
-fn main() -> ExitCode {
+fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     // Scenarios have namespaces of their own and mostly wait for packets that never come.
     arguments.test_threads.get_or_insert(4);
-    match run(&arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run(arguments: &Arguments) -> Result<ExitCode> {
     let scenarios = scenario::all()?;
     if arguments.list {
         let trials = scenarios
             .iter()
             .map(|scenario| Trial::test(scenario.test_name(), || Ok(())));
-        return Ok(libtest_mimic::run(arguments, trials.collect()).exit_code());
+        return Ok(libtest_mimic::run(&arguments, trials.collect()).exit_code());
     }
     let options = ClusterOptions {
         ip_family: IpFamily::Dual,
         ..ClusterOptions::named(CLUSTER)?
     };
     let cluster = Arc::new(deploy::bring_up(&options, &Console::default())?);
-    let outcome = replay_all(arguments, &cluster, scenarios);
+    let outcome = replay_all(&arguments, &cluster, scenarios);
     Cluster::remove(CLUSTER, &Console::default())?;
     outcome
 }

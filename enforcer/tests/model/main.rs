@@ -1,0 +1,187 @@
+//! The rules mean what the policies mean, also half way through a transaction: random worlds, no kernel.
+
+mod small;
+mod transactions;
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+use ringfence_enforcer::diff::diff;
+use ringfence_enforcer::options::Options;
+use ringfence_enforcer::plan::{DIRECTIONS, plan};
+use ringfence_enforcer::ruleset::{Family, Ruleset};
+use ringfence_enforcer::simulate::{allows, passes};
+use ringfence_enforcer::state::{Phase, SetChange, State};
+use ringfence_policy::{Direction, Flow, Node, Pod, World, evaluate, resolve, testing};
+
+const NODE: &str = "node-a";
+
+/// Small limits, so that both the flattened form and rules of their own, and trees with several levels, occur.
+fn options() -> impl Strategy<Value = Options> {
+    (prop_oneof![0..20usize, Just(20_000)], 1..4usize).prop_map(|(flat_entries, leaf_size)| Options {
+        flat_entries,
+        leaf_size,
+        ..Options::default()
+    })
+}
+
+/// Half of the pods of a world run on the node under test, so that it has some.
+fn world() -> impl Strategy<Value = World> {
+    (testing::world(), any::<u16>()).prop_map(|(mut world, here)| {
+        let node = world.nodes.pop_first().map(|(_, node)| Node {
+            name: NODE.to_owned(),
+            ..node
+        });
+        world.nodes.extend(node.map(|node| (NODE.to_owned(), node)));
+        for (i, pod) in world.pods.values_mut().enumerate() {
+            if here >> (i % 16) & 1 == 1 {
+                pod.node = Some(NODE.to_owned());
+            }
+        }
+        world
+    })
+}
+
+/// What a world may have become in a moment: some objects as they were, some of another world.
+fn next_world(world: World) -> impl Strategy<Value = (World, World)> {
+    (self::world(), any::<u64>()).prop_map(move |(other, keep)| {
+        let mut next = other.clone();
+        let mut bits = (0..64).cycle().map(move |i| keep >> i & 1 == 1);
+        let mut chosen = || bits.next().unwrap_or(false);
+        for (key, pod) in &world.pods {
+            if chosen() {
+                next.pods.insert(key.clone(), pod.clone());
+            }
+        }
+        for (key, policy) in &world.policies {
+            if chosen() {
+                next.policies.insert(key.clone(), policy.clone());
+            }
+        }
+        if chosen() {
+            next.namespaces.clone_from(&world.namespaces);
+        }
+        (world.clone(), next)
+    })
+}
+
+fn flows(world: &World) -> impl Strategy<Value = Vec<Flow>> + use<> {
+    proptest::collection::vec(testing::flow(world), 60)
+}
+
+fn ruleset(world: &World, options: &Options) -> Ruleset {
+    let node = world
+        .nodes
+        .get(NODE)
+        .map(|node| node.addresses.clone())
+        .unwrap_or_default();
+    let options = Options {
+        police_own_node: world.polices_own_node,
+        ..options.clone()
+    };
+    plan(&resolve(world, NODE), &node, &Family::ALL, &options)
+}
+
+/// The state after all phases, as the kernel would make it.
+fn committed(mut state: State, ruleset: &Ruleset) -> State {
+    for phase in diff(&state, ruleset).expect("a transaction").phases {
+        state.apply(&phase).expect("the kernel takes the phase");
+    }
+    state
+}
+
+fn local(world: &World, address: IpAddr) -> Option<&Pod> {
+    world
+        .pod_at(address)
+        .filter(|pod| pod.node.as_deref() == Some(NODE))
+}
+
+/// What this node alone has to say about a flow in one direction.
+fn verdict(world: &World, flow: &Flow, direction: Direction) -> bool {
+    let verdict = evaluate(world, flow);
+    match direction {
+        Direction::Egress => local(world, flow.source).is_none() || verdict.egress.allowed(),
+        Direction::Ingress => local(world, flow.destination).is_none() || verdict.ingress.allowed(),
+    }
+}
+
+fn same_family(flow: &Flow) -> bool {
+    flow.source.is_ipv4() == flow.destination.is_ipv4()
+}
+
+/// Every state between two phases, and between the lines of an `ipset restore`.
+fn moments(state: &State, phases: &[Phase]) -> Vec<State> {
+    let mut state = state.clone();
+    let mut moments = Vec::new();
+    for phase in phases {
+        let steps = match phase {
+            Phase::Sets(changes) => changes
+                .iter()
+                .flat_map(halves)
+                .map(|change| Phase::Sets(vec![change]))
+                .collect(),
+            Phase::Chains(..) => vec![phase.clone()],
+        };
+        for step in steps {
+            state.apply(&step).expect("the kernel takes the step");
+            moments.push(state.clone());
+        }
+    }
+    moments
+}
+
+fn halves(change: &SetChange) -> Vec<SetChange> {
+    match change {
+        SetChange::Add(name, elements) if elements.len() > 1 => {
+            let (first, second) = elements.split_at(elements.len() / 2);
+            [first, second]
+                .map(|part| SetChange::Add(name.clone(), part.to_vec()))
+                .to_vec()
+        }
+        change => vec![change.clone()],
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, max_local_rejects: 10_000_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_rules_mean_what_the_policies_mean(
+        (world, options, flows) in (world(), options())
+            .prop_flat_map(|(world, options)| (Just(world.clone()), Just(options), flows(&world)))
+    ) {
+        let state = committed(State::default(), &ruleset(&world, &options));
+        for flow in flows.iter().filter(|flow| same_family(flow)) {
+            let verdict = DIRECTIONS.iter().all(|direction| verdict(&world, flow, *direction));
+            prop_assert_eq!(passes(&state, flow), Ok(verdict), "{:?}", flow);
+        }
+    }
+
+    /// Judged for each direction by itself: the two checks of a flow belong to two pods, which may as well live on two
+    /// nodes, and no order of writing makes two nodes switch at once.
+    #[test]
+    fn no_moment_of_a_transaction_is_more_open_or_more_closed_than_before_and_after(
+        ((old, new), options, flows) in (world().prop_flat_map(next_world), options())
+            .prop_flat_map(|(worlds, options)| {
+                let flows = (flows(&worlds.0), flows(&worlds.1));
+                (Just(worlds), Just(options), flows.prop_map(|(a, b)| [a, b].concat()))
+            })
+    ) {
+        let before = committed(State::default(), &ruleset(&old, &options));
+        let wanted = ruleset(&new, &options);
+        let phases = diff(&before, &wanted).expect("a transaction").phases;
+        let moments = moments(&before, &phases);
+        let after = committed(before.clone(), &wanted);
+        prop_assert_eq!(diff(&after, &wanted).expect("a transaction").phases, vec![]);
+        let flows = flows.iter().filter(|flow| same_family(flow));
+        for (flow, direction) in flows.flat_map(|flow| DIRECTIONS.map(|direction| (flow, direction))) {
+            let (was, is) = (verdict(&old, flow, direction), verdict(&new, flow, direction));
+            prop_assert_eq!(allows(&after, flow, direction), Ok(is), "{:?} {}", flow, direction);
+            for moment in &moments {
+                let allowed = allows(moment, flow, direction).expect("a sound state");
+                prop_assert!(allowed || !(was && is), "closed for a moment: {:?} {}", flow, direction);
+                prop_assert!(!allowed || was || is, "open for a moment: {:?} {}", flow, direction);
+            }
+        }
+    }
+}
