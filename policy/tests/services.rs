@@ -316,6 +316,29 @@ fn a_pod_that_dials_another_nodes_port_is_judged_twice() {
 }
 
 #[test]
+fn a_pod_that_dials_another_node_with_policy_local_hears_only_from_backends_there() {
+    let world = shop(&node_port("Local"), &[]);
+    let answered = |from, node| {
+        let verdict = call(&world, from, on(node));
+        let ServiceVerdict::Backends(backends) = &verdict else {
+            panic!("{verdict:?}");
+        };
+        let each: Vec<bool> = backends.iter().map(|backend| backend.answered).collect();
+        (each, verdict.allowed(), verdict.is_mixed())
+    };
+    // The api pod on the caller's own node answers straight to the caller, from an address that was never dialled.
+    assert_eq!(answered(WEB, "node-b"), (vec![false, true], false, true));
+    assert_eq!(answered(WEB, "node-a"), (vec![true, true], true, false));
+    // What calls itself by way of another node comes back with that node's address.
+    assert_eq!(
+        seen(&call(&world, API, on("node-b"))),
+        expect(&[(API, 8080, OTHER_NODE, true), (API2, 9090, API, true)])
+    );
+    assert_eq!(answered(API, "node-b"), (vec![true, true], true, false));
+    assert_eq!(answered(OUTSIDE, "node-b"), (vec![true], true, false));
+}
+
+#[test]
 fn a_load_balancer_brings_clients_in_by_a_node_and_pods_by_their_own() {
     let balancer = |policy: &str| node_port(policy).replace("NodePort", "LoadBalancer");
     let cluster = shop(&balancer("Cluster"), &[]);

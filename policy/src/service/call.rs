@@ -53,7 +53,7 @@ impl ServiceVerdict {
     /// Whether the call passes, whichever backend is chosen.
     pub fn allowed(&self) -> bool {
         match self {
-            Self::Backends(backends) => backends.iter().all(|backend| backend.verdict.allowed()),
+            Self::Backends(backends) => backends.iter().all(BackendVerdict::allowed),
             Self::Nowhere(_) => false,
         }
     }
@@ -62,10 +62,7 @@ impl ServiceVerdict {
     pub fn is_mixed(&self) -> bool {
         match self {
             Self::Backends(backends) => {
-                let allowed = backends
-                    .iter()
-                    .filter(|backend| backend.verdict.allowed())
-                    .count();
+                let allowed = backends.iter().filter(|backend| backend.allowed()).count();
                 allowed > 0 && allowed < backends.len()
             }
             Self::Nowhere(_) => false,
@@ -88,6 +85,17 @@ pub struct BackendVerdict {
     pub arriving: Flow,
     /// What the two sides say.
     pub verdict: Verdict,
+    /// Whether the answer comes back by way of the node that rewrote the destination. Otherwise the caller hears from an
+    /// address that it never dialled, and the connection fails whatever policies say. That happens to pods that dial
+    /// another node where the traffic policy is Local and the backend is on a third node, or on their own.
+    pub answered: bool,
+}
+
+impl BackendVerdict {
+    /// Whether the call passes if this backend is chosen.
+    pub fn allowed(&self) -> bool {
+        self.answered && self.verdict.allowed()
+    }
 }
 
 /// Why a call leads nowhere.
@@ -254,7 +262,14 @@ fn judge(
     let leaving = flow(call.source, dialled, number);
     // The backend's node sees the packet before its own masquerading, so only another node's shows.
     let stays = backend.node.is_some() && backend.node.as_deref() == route.taken_by;
-    let source = route.masquerade.filter(|_| !stays).unwrap_or(call.source);
+    let rewritten_elsewhere = route.taken_by.is_some() && route.taken_by != home(world, call.source);
+    // Whoever calls itself is masqueraded always, which shows where another node did it.
+    let hairpin = route
+        .taken_by
+        .filter(|_| rewritten_elsewhere && backend.address == call.source)
+        .and_then(|node| node_address(world, node, call.source).ok());
+    let masquerade = route.masquerade.or(hairpin);
+    let source = masquerade.filter(|_| !stays).unwrap_or(call.source);
     let arriving = flow(source, backend.address, port);
     BackendVerdict {
         address: backend.address,
@@ -266,6 +281,7 @@ fn judge(
             egress: evaluate(world, &leaving).egress,
             ingress: evaluate(world, &arriving).ingress,
         },
+        answered: !rewritten_elsewhere || stays || source != call.source,
     }
 }
 

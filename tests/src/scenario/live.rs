@@ -14,7 +14,10 @@ use crate::testbed::Cluster;
 const KINDS: &str = "namespaces,nodes,pods,networkpolicies,services,endpointslices";
 
 /// Reads everything that decides about traffic.
-pub(super) fn read_world(cluster: &Cluster) -> Result<World> {
+///
+/// # Errors
+/// When kubectl fails, or lists an object that the engine cannot read.
+pub fn read_world(cluster: &Cluster) -> Result<World> {
     let list = get(cluster, &[KINDS, "--all-namespaces"])?;
     let items = list["items"].as_array().context("kubectl printed no list")?;
     let mut world = World::default();

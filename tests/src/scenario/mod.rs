@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
+pub use live::read_world;
+pub use outside::Outside;
 pub use replay::{Tally, replay};
 pub use transcript::{Expectation, Place, Step, Target, parse};
 

@@ -1,6 +1,6 @@
 //! Somebody outside the cluster: addresses on the host that every node has its default route to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
@@ -12,21 +12,20 @@ use super::transcript::{Place, Step, Target};
 use crate::kube_objects::output;
 use crate::testbed::{Cluster, exec_in_netns};
 
-/// The addresses and servers outside the cluster that a scenario speaks of. They go when the value is dropped.
-pub(super) struct Outside {
+/// Addresses and servers outside the cluster. They go when the value is dropped.
+pub struct Outside {
     netns: PathBuf,
     addresses: BTreeSet<IpAddr>,
     /// Nobody accepts the connections: the kernel answers for a listening socket by itself.
-    _servers: BTreeMap<SocketAddr, TcpListener>,
+    _servers: Vec<TcpListener>,
 }
 
 impl Outside {
     /// Sets up what `steps` speak of.
-    pub(super) fn open(cluster: &Cluster, steps: &[Step]) -> Result<Self> {
-        let expectations = || steps.iter().flat_map(|step| &step.expectations);
+    pub(super) fn of_steps(cluster: &Cluster, steps: &[Step]) -> Result<Self> {
         let mut addresses = BTreeSet::new();
         let mut listeners = BTreeSet::new();
-        for expectation in expectations() {
+        for expectation in steps.iter().flat_map(|step| &step.expectations) {
             if let Place::Outside(address) = expectation.from {
                 addresses.insert(address);
             }
@@ -36,29 +35,43 @@ impl Outside {
                     "line {}: outside the cluster only TCP is served",
                     expectation.line
                 );
-                addresses.insert(address.ip());
                 listeners.insert(address);
             }
         }
+        Self::open(cluster, addresses, listeners)
+    }
+
+    /// Sets up these addresses, and servers that take TCP connections at those.
+    ///
+    /// # Errors
+    /// When an address or a port cannot be had.
+    pub fn open(
+        cluster: &Cluster,
+        addresses: impl IntoIterator<Item = IpAddr>,
+        servers: impl IntoIterator<Item = SocketAddr>,
+    ) -> Result<Self> {
+        let servers: BTreeSet<SocketAddr> = servers.into_iter().collect();
         let mut outside = Self {
             netns: cluster.control_plane_netns(),
             addresses: BTreeSet::new(),
-            _servers: BTreeMap::new(),
+            _servers: Vec::new(),
         };
-        for address in addresses {
-            outside.change("replace", address)?;
-            outside.addresses.insert(address);
+        for address in addresses.into_iter().chain(servers.iter().map(SocketAddr::ip)) {
+            if !outside.addresses.contains(&address) {
+                outside.change("replace", address)?;
+                outside.addresses.insert(address);
+            }
         }
-        for address in listeners {
+        for address in servers {
             let server = exec_in_netns(&outside.netns, || TcpListener::bind(address))?;
             let server = server.with_context(|| format!("listen at {address} outside the cluster"))?;
-            outside._servers.insert(address, server);
+            outside._servers.push(server);
         }
         Ok(outside)
     }
 
     /// Where connections from outside begin.
-    pub(super) fn netns(&self) -> &PathBuf {
+    pub fn netns(&self) -> &PathBuf {
         &self.netns
     }
 

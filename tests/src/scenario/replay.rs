@@ -50,7 +50,7 @@ impl AddAssign for Tally {
 /// When a command fails, or a state does not come about; the message lists the connections and why the engine sees them
 /// as it does.
 pub fn replay(cluster: &Cluster, scenario: &Scenario) -> Result<Tally> {
-    let outside = Outside::open(cluster, &scenario.steps)?;
+    let outside = Outside::of_steps(cluster, &scenario.steps)?;
     let mut tally = Tally::default();
     for (index, step) in scenario.steps.iter().enumerate() {
         run_commands(cluster, scenario, step)?;

@@ -2,6 +2,8 @@
 //! the policy engine says and what packets do are the same. Filter by id as with any test:
 //! `cargo test -p ringfence-tests --test scenarios -- S2.5`.
 
+mod services;
+
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -22,9 +24,9 @@ fn main() -> Result<ExitCode> {
     arguments.test_threads.get_or_insert(4);
     let scenarios = scenario::all()?;
     if arguments.list {
-        let trials = scenarios
-            .iter()
-            .map(|scenario| Trial::test(scenario.test_name(), || Ok(())));
+        let names = scenarios.iter().map(Scenario::test_name);
+        let names = names.chain([services::NAME.to_owned()]);
+        let trials = names.map(|name| Trial::test(name, || Ok(())));
         return Ok(libtest_mimic::run(&arguments, trials.collect()).exit_code());
     }
     let options = ClusterOptions {
@@ -42,9 +44,13 @@ fn replay_all(arguments: &Arguments, cluster: &Arc<Cluster>, scenarios: Vec<Scen
         .into_iter()
         .filter(|scenario| is_chosen(arguments, &scenario.test_name()))
         .collect();
+    let with_services = is_chosen(arguments, services::NAME);
     // All pods start together, before the first scenario needs its own.
     for applied in all_at_once(&chosen, |scenario| create_pods(cluster, scenario)) {
         applied?;
+    }
+    if with_services {
+        patiently("the fixture of Services", || services::prepare(cluster))?;
     }
     let total = Arc::new(Mutex::new(Tally::default()));
     let trials = chosen.into_iter().map(|scenario| {
@@ -56,7 +62,13 @@ fn replay_all(arguments: &Arguments, cluster: &Arc<Cluster>, scenarios: Vec<Scen
             Ok(())
         })
     });
-    let conclusion = libtest_mimic::run(arguments, trials.collect());
+    let calls = with_services.then(|| {
+        let cluster = Arc::clone(cluster);
+        Trial::test(services::NAME, move || {
+            services::calls_go_as_foretold(&cluster).map_err(|error| Failed::from(format!("{error:#}")))
+        })
+    });
+    let conclusion = libtest_mimic::run(arguments, calls.into_iter().chain(trials).collect());
     let total = *total.lock().map_err(|_| anyhow::anyhow!("a scenario panicked"))?;
     println!(
         "{} connections as written and as foretold; {} within a node, {} across nodes",
@@ -79,17 +91,23 @@ fn is_chosen(arguments: &Arguments, name: &str) -> bool {
     arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
 }
 
-/// The first pods of a namespace may be refused until the cluster has made its ServiceAccount: tried again.
 fn create_pods(cluster: &Cluster, scenario: &Scenario) -> Result<()> {
     let pods = scenario.folder.join("pods.yaml").display().to_string();
+    patiently(&scenario.id, || {
+        kubectl(cluster, &["apply", "-f", &pods]).map(drop)
+    })
+}
+
+/// The first pods of a namespace may be refused until the cluster has made its ServiceAccount: tried again.
+fn patiently(what: &str, create: impl Fn() -> Result<()>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
-        match kubectl(cluster, &["apply", "-f", &pods]) {
+        match create() {
             Err(error) if Instant::now() > deadline => {
-                return Err(error.context(format!("create the pods of {}", scenario.id)));
+                return Err(error.context(format!("create the pods of {what}")));
             }
             Err(_) => std::thread::sleep(Duration::from_millis(500)),
-            Ok(_) => return Ok(()),
+            Ok(()) => return Ok(()),
         }
     }
 }
