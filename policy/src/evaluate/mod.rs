@@ -45,8 +45,8 @@ impl Verdict {
 pub enum DirectionVerdict {
     /// That side is no pod: no policy applies.
     NotAPod,
-    /// The pod speaks with itself or with its own node, which no policy can forbid (but see
-    /// [`World::polices_own_node`]).
+    /// The pod speaks with itself or with its own node, which no policy can forbid (but see `polices_own_node` of
+    /// [`World`]).
     AlwaysAllowed,
     /// No policy isolates the pod in this direction.
     NotIsolated,
