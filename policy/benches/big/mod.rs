@@ -1,5 +1,7 @@
 //! A large world that looks like a cluster: every namespace has ten applications and ten policies, all with a default deny.
 
+pub(crate) mod events;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
