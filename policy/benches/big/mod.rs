@@ -49,7 +49,7 @@ fn node(number: usize, namespaces: usize, pods: usize) -> usize {
         return 0;
     }
     let others = pods.div_ceil(PER_NODE) - 1;
-    1 + (number + number / others) % others
+    1 + (number + index) % others
 }
 
 /// The pod with this number: pods go around the namespaces.
