@@ -4,12 +4,12 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use futures::{Stream, StreamExt};
-use ringfence_policy::{NodePolicies, resolve};
+use ringfence_policy::NodePolicies;
 use ringfence_telemetry::health::Check;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::{Cluster, Update};
+use crate::cluster::{Cluster, Kind, Update};
 use crate::conntrack::Judge;
 use crate::conntrack::socket::{Conntrack, interface_addresses};
 use crate::engine::{Engine, Synced};
@@ -79,10 +79,10 @@ impl Agent {
             .take()
             .map(|conntrack| Revoker::new(conntrack, mark));
         Self {
+            cluster: Cluster::new(settings.node.clone()),
             settings,
             revoker,
             engine: Engine::new(kernel),
-            cluster: Cluster::default(),
             settled: false,
             due: None,
             failures: 0,
@@ -144,6 +144,8 @@ impl Agent {
             .into_iter()
             .filter(|update| self.cluster.apply(update.clone()))
             .count();
+        let policies = self.cluster.count(Kind::Policy);
+        self.settings.counters.policies.set(as_gauge(policies));
         let missing = self.cluster.missing();
         if !missing.is_empty() {
             // Acting on half a cluster would open or close everything for a moment.
@@ -182,13 +184,8 @@ impl Agent {
 
     /// Brings the kernel to what the cluster says now. Returns the number of writes.
     fn commit(&mut self) -> Result<usize> {
-        let world = self.cluster.world();
-        let policies = resolve(world, &self.settings.node);
-        let own: Vec<IpAddr> = world
-            .nodes
-            .get(&self.settings.node)
-            .map(|node| node.addresses.clone())
-            .unwrap_or_default();
+        let policies = self.cluster.policies();
+        let own: Vec<IpAddr> = self.cluster.addresses().to_vec();
         let ruleset = plan(&policies, &own, &self.settings.families, &self.settings.options);
         let written = self.write(&ruleset);
         if let Some(revoker) = &mut self.revoker {
@@ -286,10 +283,6 @@ impl Agent {
             .counters
             .isolated_pods
             .set(as_gauge(isolated.count()));
-        self.settings
-            .counters
-            .policies
-            .set(as_gauge(self.cluster.world().policies.len()));
         self.settings.counters.sets.set(as_gauge(sets));
         self.settings.counters.rules.set(as_gauge(rules));
     }

@@ -1,8 +1,10 @@
-//! The cluster as the watches tell it: events in, a [`World`] out. Keeps of each object only what decides about traffic.
+//! The cluster as the watches tell it: events in, what the policies mean for this node out. Keeps of each object only what
+//! decides about traffic.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use ringfence_policy::{Namespace, Node, ObjectKey, Pod, Policy, World};
+use ringfence_policy::{Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver};
 
 /// A kind of object that is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,10 +75,15 @@ pub enum Update {
     End(Kind),
 }
 
-/// The cluster as it is known.
-#[derive(Debug, Default)]
+/// The cluster as it is known, and what it means for a node.
+#[derive(Debug)]
 pub struct Cluster {
-    world: World,
+    node: String,
+    /// The node's own addresses.
+    addresses: Vec<IpAddr>,
+    resolver: Resolver,
+    /// The objects there are, kind by kind.
+    known: [BTreeSet<ObjectKey>; 4],
     /// Namespaces that are being deleted, or were.
     leaving: BTreeSet<String>,
     /// The objects that a list in progress has named.
@@ -85,7 +92,22 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Takes an update in. Returns whether anything changed that decides about traffic.
+    /// A cluster of which nothing is known, as the node of this name sees it.
+    pub fn new(node: impl Into<String>) -> Self {
+        let node = node.into();
+        Self {
+            resolver: Resolver::new(node.clone()),
+            node,
+            addresses: Vec::new(),
+            known: Default::default(),
+            leaving: BTreeSet::new(),
+            listing: Default::default(),
+            listed: [false; 4],
+        }
+    }
+
+    /// Takes an update in. Returns whether anything changed that matters for the node: most of what happens in a cluster
+    /// does not.
     pub fn apply(&mut self, update: Update) -> bool {
         match update {
             Update::Begin(kind) => {
@@ -99,7 +121,7 @@ impl Cluster {
             Update::Unreadable(stand_in) => {
                 let (kind, key) = (stand_in.kind(), stand_in.key());
                 self.seen(kind, &key);
-                !self.knows(kind, &key) && self.upsert(stand_in)
+                !self.known[kind as usize].contains(&key) && self.upsert(stand_in)
             }
             Update::Terminating(namespace) => {
                 self.leaving.insert(namespace);
@@ -118,9 +140,19 @@ impl Cluster {
             .collect()
     }
 
-    /// What is known. Of no use before [`Cluster::missing`] is empty.
-    pub fn world(&self) -> &World {
-        &self.world
+    /// What the policies mean for the node's pods. Of no use before [`Cluster::missing`] is empty.
+    pub fn policies(&self) -> NodePolicies {
+        self.resolver.node_policies()
+    }
+
+    /// The node's own addresses.
+    pub fn addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// How many objects of the kind there are.
+    pub fn count(&self, kind: Kind) -> usize {
+        self.known[kind as usize].len()
     }
 
     /// Whether the namespace is being deleted, or was and has not come back.
@@ -134,39 +166,39 @@ impl Cluster {
         }
     }
 
-    fn knows(&self, kind: Kind, key: &ObjectKey) -> bool {
-        match kind {
-            Kind::Pod => self.world.pods.contains_key(key),
-            Kind::Namespace => self.world.namespaces.contains_key(&key.name),
-            Kind::Node => self.world.nodes.contains_key(&key.name),
-            Kind::Policy => self.world.policies.contains_key(key),
-        }
-    }
-
     fn upsert(&mut self, object: Object) -> bool {
-        let world = &mut self.world;
-        match object {
-            Object::Pod(pod) => differs(world.pods.insert(pod.key.clone(), pod.clone()).as_ref(), &pod),
-            Object::Namespace(it) => {
-                self.leaving.remove(&it.name);
-                differs(world.namespaces.insert(it.name.clone(), it.clone()).as_ref(), &it)
+        self.known[object.kind() as usize].insert(object.key());
+        let event = match object {
+            Object::Pod(pod) => Event::Pod(pod),
+            Object::Policy(policy) => Event::Policy(policy),
+            Object::Namespace(namespace) => {
+                self.leaving.remove(&namespace.name);
+                Event::Namespace(namespace)
             }
-            Object::Node(it) => differs(world.nodes.insert(it.name.clone(), it.clone()).as_ref(), &it),
-            Object::Policy(it) => differs(world.policies.insert(it.key.clone(), it.clone()).as_ref(), &it),
-        }
+            Object::Node(node) => return node.name == self.node && self.move_to(node.addresses),
+        };
+        !self.resolver.apply(event).is_empty()
     }
 
     fn remove(&mut self, kind: Kind, key: &ObjectKey) -> bool {
-        let world = &mut self.world;
-        match kind {
-            Kind::Pod => world.pods.remove(key).is_some(),
+        self.known[kind as usize].remove(key);
+        let event = match kind {
+            Kind::Pod => Event::PodGone(key.clone()),
+            Kind::Policy => Event::PolicyGone(key.clone()),
             Kind::Namespace => {
                 self.leaving.insert(key.name.clone());
-                world.namespaces.remove(&key.name).is_some()
+                Event::NamespaceGone(key.name.clone())
             }
-            Kind::Node => world.nodes.remove(&key.name).is_some(),
-            Kind::Policy => world.policies.remove(key).is_some(),
-        }
+            Kind::Node => return key.name == self.node && self.move_to(Vec::new()),
+        };
+        !self.resolver.apply(event).is_empty()
+    }
+
+    /// The node has these addresses now. Returns whether it had others.
+    fn move_to(&mut self, addresses: Vec<IpAddr>) -> bool {
+        let moved = self.addresses != addresses;
+        self.addresses = addresses;
+        moved
     }
 
     fn end(&mut self, kind: Kind) -> bool {
@@ -174,33 +206,16 @@ impl Cluster {
         let Some(listing) = self.listing[kind as usize].take() else {
             return first;
         };
-        let gone: Vec<_> = self
-            .keys(kind)
-            .into_iter()
-            .filter(|key| !listing.contains(key))
-            .collect();
-        let removed = gone.iter().filter(|key| self.remove(kind, key)).count();
-        first || removed > 0
+        let known = &self.known[kind as usize];
+        let gone: Vec<ObjectKey> = known.difference(&listing).cloned().collect();
+        let changed = gone.iter().filter(|key| self.remove(kind, key)).count();
+        first || changed > 0
     }
-
-    fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
-        let named = |name: &String| ObjectKey::new("", name.clone());
-        match kind {
-            Kind::Pod => self.world.pods.keys().cloned().collect(),
-            Kind::Namespace => self.world.namespaces.keys().map(named).collect(),
-            Kind::Node => self.world.nodes.keys().map(named).collect(),
-            Kind::Policy => self.world.policies.keys().cloned().collect(),
-        }
-    }
-}
-
-fn differs<T: PartialEq>(old: Option<&T>, new: &T) -> bool {
-    old != Some(new)
 }
 
 #[cfg(test)]
 mod tests {
-    use ringfence_policy::{Rule, Selector};
+    use ringfence_policy::{Peer, Rule, Selector};
 
     use super::*;
 
@@ -212,12 +227,41 @@ mod tests {
     }
 
     fn names(cluster: &Cluster) -> Vec<&str> {
-        cluster.world().namespaces.keys().map(String::as_str).collect()
+        let known = &cluster.known[Kind::Namespace as usize];
+        known.iter().map(|key| key.name.as_str()).collect()
+    }
+
+    fn pod(name: &str, node: &str, address: &str) -> Pod {
+        Pod {
+            key: ObjectKey::new("n", name),
+            uid: name.to_owned(),
+            labels: [].into(),
+            node: Some(node.to_owned()),
+            addresses: address.parse().into_iter().collect(),
+            host_network: false,
+            finished: false,
+            terminating: false,
+            ports: Vec::new(),
+            service_account: "default".to_owned(),
+        }
+    }
+
+    /// A cluster with a pod on the node, and what isolates it for ingress.
+    fn with_pod() -> Cluster {
+        let mut cluster = Cluster::new("here");
+        assert!(cluster.apply(Update::Upsert(Object::Pod(pod("pod", "here", "10.0.0.1")))));
+        cluster
+    }
+
+    fn grants(cluster: &Cluster) -> Option<usize> {
+        let policies = cluster.policies();
+        let isolation = policies.pods[&ObjectKey::new("n", "pod")].ingress.as_ref()?;
+        Some(isolation.grants.len())
     }
 
     #[test]
     fn a_kind_is_missing_until_its_first_list_is_complete() {
-        let mut cluster = Cluster::default();
+        let mut cluster = Cluster::new("here");
         cluster.apply(Update::Begin(Kind::Namespace));
         cluster.apply(namespace("a"));
         assert_eq!(cluster.missing(), Kind::ALL);
@@ -227,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_second_list_removes_what_it_does_not_name_and_only_when_it_is_complete() {
-        let mut cluster = Cluster::default();
+        let mut cluster = Cluster::new("here");
         let list = |names: &[&str]| {
             let objects = names.iter().map(|name| namespace(name));
             [Update::Begin(Kind::Namespace)]
@@ -247,7 +291,7 @@ mod tests {
             ["a", "b"],
             "half a list says nothing about what is gone"
         );
-        assert!(cluster.apply(Update::End(Kind::Namespace)));
+        cluster.apply(Update::End(Kind::Namespace));
         assert_eq!(names(&cluster), ["b"]);
     }
 
@@ -272,27 +316,61 @@ mod tests {
             peers: None,
             ports: None,
         };
-        let readable = policy("a", vec![anyone]);
-        let mut cluster = Cluster::default();
-        cluster.apply(Update::Upsert(Object::Policy(readable.clone())));
+        let mut cluster = with_pod();
+        assert!(cluster.apply(Update::Upsert(Object::Policy(policy("a", vec![anyone])))));
         cluster.apply(Update::Begin(Kind::Policy));
         assert!(!cluster.apply(unreadable("a")));
         cluster.apply(Update::End(Kind::Policy));
-        assert_eq!(cluster.world().policies[&readable.key], readable);
+        assert_eq!(grants(&cluster), Some(1));
     }
 
     #[test]
     fn an_object_that_was_never_readable_closes() {
-        let mut cluster = Cluster::default();
+        let mut cluster = with_pod();
+        assert_eq!(grants(&cluster), None);
         assert!(cluster.apply(unreadable("a")));
-        let key = ObjectKey::new("n", "a");
-        assert_eq!(cluster.world().policies[&key], policy("a", Vec::new()));
-        assert!(cluster.apply(Update::Remove(Kind::Policy, key)));
+        assert_eq!(grants(&cluster), Some(0));
+        assert!(cluster.apply(Update::Remove(Kind::Policy, ObjectKey::new("n", "a"))));
+        assert_eq!(grants(&cluster), None);
+    }
+
+    #[test]
+    fn what_happens_elsewhere_matters_only_where_a_policy_of_this_node_names_it() {
+        let mut cluster = with_pod();
+        let elsewhere = || Update::Upsert(Object::Pod(pod("peer", "there", "10.0.0.2")));
+        assert!(!cluster.apply(elsewhere()), "nobody names it");
+        cluster.apply(Update::Remove(Kind::Pod, ObjectKey::new("n", "peer")));
+        let own_pods = Rule {
+            peers: Some(vec![Peer::Pods {
+                namespaces: None,
+                pods: Some(Selector::everything()),
+            }]),
+            ports: None,
+        };
+        cluster.apply(Update::Upsert(Object::Policy(policy("a", vec![own_pods]))));
+        assert!(cluster.apply(elsewhere()), "a policy names it");
+        assert_eq!(cluster.count(Kind::Pod), 2);
+    }
+
+    #[test]
+    fn only_this_nodes_addresses_count() {
+        let node = |name: &str, address: &str| {
+            Update::Upsert(Object::Node(Node {
+                name: name.to_owned(),
+                addresses: address.parse().into_iter().collect(),
+            }))
+        };
+        let mut cluster = Cluster::new("here");
+        assert!(!cluster.apply(node("there", "172.30.0.4")));
+        assert!(cluster.apply(node("here", "172.30.0.3")));
+        assert!(!cluster.apply(node("here", "172.30.0.3")));
+        assert_eq!(cluster.addresses().len(), 1);
+        assert!(cluster.apply(Update::Remove(Kind::Node, ObjectKey::new("", "here"))));
     }
 
     #[test]
     fn a_namespace_leaves_from_its_deletion_until_it_comes_back() {
-        let mut cluster = Cluster::default();
+        let mut cluster = Cluster::new("here");
         cluster.apply(namespace("a"));
         assert!(!cluster.is_leaving("a"));
         cluster.apply(Update::Terminating("a".to_owned()));
@@ -301,13 +379,5 @@ mod tests {
         assert!(cluster.is_leaving("a"));
         cluster.apply(namespace("a"));
         assert!(!cluster.is_leaving("a"));
-    }
-
-    #[test]
-    fn an_update_that_changes_nothing_says_so() {
-        let mut cluster = Cluster::default();
-        assert!(cluster.apply(namespace("a")));
-        assert!(!cluster.apply(namespace("a")));
-        assert!(!cluster.apply(Update::Remove(Kind::Namespace, ObjectKey::new("", "b"))));
     }
 }

@@ -2,6 +2,7 @@
 
 mod small;
 mod transactions;
+mod watches;
 
 use std::net::IpAddr;
 
