@@ -1,7 +1,7 @@
 //! Makes a node enforce NetworkPolicies itself, with ipset and iptables.
 //!
 //! ```text
-//!  API server ──watch──► World ──resolve──► NodePolicies      (who may reach which ports: ringfence-policy)
+//!  API server ──watch──► Cluster ──Resolver──► NodePolicies   (who may reach which ports: ringfence-policy)
 //!                                               │ plan
 //!                                               ▼
 //!                                            Ruleset           (sets and chains of both families, by logical name)
