@@ -15,7 +15,7 @@ use crate::probe;
 use crate::testbed::Cluster;
 
 /// How long a state may take to come about. Far above what it takes: only a failure waits so long.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 /// How long an attempt waits for an answer before it counts as closed: below the second after which TCP sends its first
 /// packet again, so that a packet that was dropped once is not forgiven.

@@ -29,7 +29,7 @@ const BALANCERS: [(&str, [&str; 2]); 2] = [
     ("balancer-local", ["192.0.2.81", "2001:db8:80::81"]),
 ];
 
-const DEADLINE: Duration = Duration::from_secs(40);
+const DEADLINE: Duration = Duration::from_secs(90);
 /// Below the second after which TCP sends its first packet again.
 const TIMEOUT: Duration = Duration::from_millis(900);
 /// A Service chooses a backend by chance: so often a call is tried to meet them all.
