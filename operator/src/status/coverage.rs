@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use ringfence_crd::{ConditionType, Coverage, DefaultDeny, Reason};
-use ringfence_policy::{Direction, Pod, Policy};
+use ringfence_policy::{Direction, ObjectKey, Pod, PodCoverage, Policy, World, coverage};
 
 use super::condition::Finding;
 use crate::ownership::Ledger;
@@ -18,45 +18,34 @@ pub(super) fn covered(
     namespace: &str,
     denied: DefaultDeny,
 ) -> (Coverage, String, Finding) {
-    let pods: Vec<Pod> = view
+    let (world, ours) = world(view, namespace);
+    let read = coverage(&world, |policy| !ours.contains(&policy.key));
+    let is_isolated = |pod: &PodCoverage, direction| pod.direction(direction).is_isolated();
+    let is_covered = |pod: &PodCoverage| asked(denied).all(|direction| is_isolated(pod, direction));
+    let mut uncovered: Vec<String> = read
         .pods
-        .get(namespace)
-        .into_iter()
-        .flatten()
-        .map(|pod| Pod::from_api(pod))
-        .collect();
-    let (on_host, pods): (Vec<&Pod>, Vec<&Pod>) = pods
         .iter()
-        .filter(|pod| !pod.finished)
-        .partition(|pod| pod.host_network);
-    let (ours, foreign) = policies(view, namespace);
-    let isolated = |pod: &Pod, direction| {
-        ours.iter()
-            .chain(&foreign)
-            .any(|policy: &Policy| policy.isolates(pod, direction))
-    };
-    let is_covered = |pod: &Pod| asked(denied).all(|direction| isolated(pod, direction));
-    let mut uncovered: Vec<String> = pods
-        .iter()
-        .filter(|pod| !is_covered(pod))
-        .map(|pod| pod.key.name.clone())
+        .filter(|(_, pod)| !is_covered(pod))
+        .map(|(key, _)| key.name.clone())
         .collect();
-    uncovered.sort();
-    let overriding: BTreeSet<String> = foreign
-        .iter()
-        .filter(|policy| pods.iter().any(|pod| opens(policy, pod, denied)))
-        .map(|policy| policy.key.name.clone())
-        .collect();
-    let in_short = format!("{}/{}", pods.len() - uncovered.len(), pods.len());
+    let reopened = read
+        .pods
+        .values()
+        .flat_map(|pod| asked(denied).flat_map(|direction| &pod.direction(direction).reopened));
+    let overriding: BTreeSet<String> = reopened.map(|by| by.policy.name.clone()).collect();
+    let in_short = format!("{}/{}", read.pods.len() - uncovered.len(), read.pods.len());
     let finding = finding(namespace, &in_short, &uncovered, &overriding);
     uncovered.truncate(NAMED);
-    let isolated_in = |direction| count(pods.iter().filter(|pod| isolated(pod, direction)).count());
+    let isolated_in = |direction| {
+        let pods = read.pods.values();
+        count(pods.filter(|pod| is_isolated(pod, direction)).count())
+    };
     let coverage = Coverage {
-        pods: count(pods.len()),
+        pods: count(read.pods.len()),
         isolated_ingress: isolated_in(Direction::Ingress),
         isolated_egress: isolated_in(Direction::Egress),
         exempt: 0,
-        host_network: count(on_host.len()),
+        host_network: count(read.host_network.len()),
         uncovered,
     };
     (coverage, in_short, finding)
@@ -69,24 +58,23 @@ fn asked(denied: DefaultDeny) -> impl Iterator<Item = Direction> {
         .chain(denied.egress.then_some(Direction::Egress))
 }
 
-/// Policies of ours, and of others.
-fn policies(view: &ClusterView, namespace: &str) -> (Vec<Policy>, Vec<Policy>) {
+/// The namespace's pods and policies as the policy engine sees them, and which of the policies are ours. A policy that
+/// cannot be read allows nothing.
+fn world(view: &ClusterView, namespace: &str) -> (World, BTreeSet<ObjectKey>) {
     let ledger = Ledger::of(view, namespace);
-    let all = view.policies.get(namespace).into_iter().flatten();
-    let (ours, foreign): (Vec<_>, Vec<_>) = all.partition(|policy| ledger.is_ours(policy));
-    let read = |list: Vec<&std::sync::Arc<_>>| {
-        list.into_iter()
-            .filter_map(|policy| Policy::from_api(policy).ok())
-            .collect()
-    };
-    (read(ours), read(foreign))
-}
-
-/// Whether a policy adds something to what a pod may do in a direction that is denied.
-fn opens(policy: &Policy, pod: &Pod, denied: DefaultDeny) -> bool {
-    asked(denied).any(|direction| {
-        policy.isolates(pod, direction) && policy.rules(direction).is_some_and(|rules| !rules.is_empty())
-    })
+    let mut world = World::default();
+    let mut ours = BTreeSet::new();
+    for pod in view.pods.get(namespace).into_iter().flatten() {
+        world.insert_pod(Pod::from_api(pod));
+    }
+    for object in view.policies.get(namespace).into_iter().flatten() {
+        let policy = Policy::from_api(object).unwrap_or_else(|_| Policy::closed(object));
+        if ledger.is_ours(object) {
+            ours.insert(policy.key.clone());
+        }
+        world.insert_policy(policy);
+    }
+    (world, ours)
 }
 
 fn finding(namespace: &str, in_short: &str, uncovered: &[String], overriding: &BTreeSet<String>) -> Finding {

@@ -349,6 +349,19 @@ fn policies_of_others_that_open_covered_pods_are_named() {
 }
 
 #[test]
+fn policies_of_others_that_repeat_what_is_allowed_anyway_open_nothing() {
+    let mut view = settled();
+    let ours: Vec<_> = view.policies["home"].clone();
+    assert!(ours.len() > 2);
+    for (number, policy) in ours.iter().enumerate() {
+        let name = format!("repeats-{number}");
+        let copy = json!({"kind": "NetworkPolicy", "metadata": {"name": name, "namespace": "home"}, "spec": policy.spec});
+        insert(&mut view, copy);
+    }
+    assert!(in_short(&of_namespace(&view, &[], 0).conditions).contains(&"Covered=True Covered".to_owned()));
+}
+
+#[test]
 fn host_network_and_finished_pods_are_not_counted_as_coverable() {
     let pod = |name: &str, spec: serde_json::Value, phase: &str| json!({"kind": "Pod", "metadata": {"name": name, "namespace": "home"}, "spec": spec, "status": {"phase": phase}});
     let mut view = settled();

@@ -22,7 +22,7 @@ pub fn isolating<'w>(world: &'w World, pod: &Pod, direction: Direction) -> Vec<&
 /// How well the pods of a cluster are covered by policies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
-    /// Every pod that policies can act on: it has an address of its own.
+    /// Every pod that policies can act on: it has addresses of its own, or will have when it starts.
     pub pods: BTreeMap<ObjectKey, PodCoverage>,
     /// The pods that policies cannot act on, because they use their node's network.
     pub host_network: Vec<ObjectKey>,
@@ -146,10 +146,12 @@ pub fn coverage(world: &World, is_foreign: impl Fn(&Policy) -> bool) -> Coverage
     };
     let mut coverage = Coverage::default();
     for pod in world.pods.values() {
-        if pod.host_network && !pod.finished {
-            coverage.host_network.push(pod.key.clone());
+        if pod.finished {
+            continue;
         }
-        if pod.holds_addresses() {
+        if pod.host_network {
+            coverage.host_network.push(pod.key.clone());
+        } else {
             let covered = PodCoverage {
                 ingress: read(pod, Direction::Ingress),
                 egress: read(pod, Direction::Egress),

@@ -114,12 +114,14 @@ fn has_every_port(rule: &Rule, protocol: Protocol) -> bool {
     rule.ports.as_ref().is_none_or(|ports| ports.iter().any(every))
 }
 
-/// Whether disjoint networks have all addresses of the families that the pod has addresses of.
+/// Whether disjoint networks have all addresses of the families that the pod has addresses of, or of both where it has
+/// none yet.
 fn has_every_address(networks: &[IpNet], pod: &Pod) -> bool {
-    pod.addresses.iter().all(|address| {
-        let whole =
-            |network: &IpNet| network.prefix_len() == 0 && network.addr().is_ipv4() == address.is_ipv4();
-        networks.iter().any(whole)
+    [true, false].into_iter().all(|v4| {
+        let has_family =
+            pod.addresses.is_empty() || pod.addresses.iter().any(|address| address.is_ipv4() == v4);
+        let whole = |network: &IpNet| network.prefix_len() == 0 && network.addr().is_ipv4() == v4;
+        !has_family || networks.iter().any(whole)
     })
 }
 
