@@ -75,6 +75,17 @@ pub enum Update {
     End(Kind),
 }
 
+impl Update {
+    /// What a watch tells when it lists these objects, all that there are of the kind.
+    pub fn list(kind: Kind, objects: impl IntoIterator<Item = Object>) -> impl Iterator<Item = Self> {
+        let objects = objects.into_iter().map(Self::Upsert);
+        [Self::Begin(kind)]
+            .into_iter()
+            .chain(objects)
+            .chain([Self::End(kind)])
+    }
+}
+
 /// The cluster as it is known, and what it means for a node.
 #[derive(Debug)]
 pub struct Cluster {

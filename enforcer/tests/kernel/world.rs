@@ -33,20 +33,11 @@ pub(crate) fn updates(world: &World) -> Vec<Update> {
     let pods = world.pods.values().cloned().map(Object::Pod);
     let namespaces = world.namespaces.values().cloned().map(Object::Namespace);
     let policies = world.policies.values().cloned().map(Object::Policy);
-    let lists: [(Kind, Vec<Object>); 4] = [
-        (Kind::Pod, pods.collect()),
-        (Kind::Namespace, namespaces.collect()),
-        (Kind::Policy, policies.collect()),
-        (Kind::Node, vec![]),
-    ];
-    let list = |(kind, objects): (Kind, Vec<Object>)| {
-        let objects = objects.into_iter().map(Update::Upsert);
-        [Update::Begin(kind)]
-            .into_iter()
-            .chain(objects)
-            .chain([Update::End(kind)])
-    };
-    lists.into_iter().flat_map(list).collect()
+    Update::list(Kind::Pod, pods)
+        .chain(Update::list(Kind::Namespace, namespaces))
+        .chain(Update::list(Kind::Policy, policies))
+        .chain(Update::list(Kind::Node, []))
+        .collect()
 }
 
 /// The rules of the node under test.

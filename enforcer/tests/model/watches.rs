@@ -29,14 +29,10 @@ fn lists(world: &World, order: usize) -> Vec<Update> {
         ),
     ];
     lists.rotate_left(order % 4);
-    let list = |(kind, objects): (Kind, Vec<Object>)| {
-        let objects = objects.into_iter().map(Update::Upsert);
-        [Update::Begin(kind)]
-            .into_iter()
-            .chain(objects)
-            .chain([Update::End(kind)])
-    };
-    lists.into_iter().flat_map(list).collect()
+    lists
+        .into_iter()
+        .flat_map(|(kind, objects)| Update::list(kind, objects))
+        .collect()
 }
 
 fn addresses(world: &World) -> Vec<std::net::IpAddr> {
