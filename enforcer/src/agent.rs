@@ -142,7 +142,8 @@ impl Agent {
         // Every update counts, so no short cut.
         let changed = batch
             .into_iter()
-            .filter(|update| self.cluster.apply(update.clone()))
+            .map(|update| self.cluster.apply(update))
+            .filter(|changed| *changed)
             .count();
         let policies = self.cluster.count(Kind::Policy);
         self.settings.counters.policies.set(as_gauge(policies));

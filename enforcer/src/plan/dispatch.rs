@@ -18,8 +18,8 @@ type Chains = BTreeMap<String, Vec<Rule<SetId>>>;
 /// Addresses in order, each with the chain that serves it.
 type Leaves = [(IpAddr, String)];
 
-/// Adds the tree of a direction: its root with `first` as first rule, if there is one, and the chains below. Each address in `leaves` goes
-/// to its chain, one that is not listed returns.
+/// Adds the tree of a direction: its root with `first` as first rule, if there is one, and the chains below. Each address
+/// in `leaves` goes to its chain, one that is not listed returns.
 pub(super) fn add(
     chains: &mut Chains,
     direction: Direction,

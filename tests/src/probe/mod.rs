@@ -96,9 +96,11 @@ pub fn udp_answer(caller: &Caller, to: SocketAddr, timeout: Duration) -> Result<
 /// # Errors
 /// When the namespace cannot be entered.
 pub fn tcp_connect(netns: &Path, to: SocketAddr, timeout: Duration) -> Result<Outcome> {
-    exec_in_netns(netns, || {
-        Outcome::from_attempt(TcpStream::connect_timeout(&to, timeout).map(drop))
-    })
+    let caller = Caller {
+        netns: netns.to_owned(),
+        source: None,
+    };
+    tcp_connect_from(&caller, to, timeout)
 }
 
 /// Asks a test server (`agnhost netexec --udp-port`) to echo a text in one UDP packet.

@@ -121,27 +121,22 @@ impl<'a> Planner<'a> {
     ) -> Result<Attempt> {
         let (foretold, why) = self.foretell(source, to, protocol, target)?;
         let caller = self.caller(source)?;
-        let from = self.world.pod_at(source).map(|pod| pod.key.clone());
-        let server = self.world.pod_at(to.ip()).map(|pod| pod.key.clone());
-        let same_node = match (self.world.pod_at(source), self.world.pod_at(to.ip())) {
-            (Some(from), Some(to)) => Some(from.node == to.node),
-            _ => None,
-        };
-        let name = |key: &Option<ObjectKey>| key.as_ref().map(|key| format!("{key} ")).unwrap_or_default();
-        let service = match target {
+        let (from, server) = (self.world.pod_at(source), self.world.pod_at(to.ip()));
+        let name = |pod: Option<&Pod>| pod.map(|pod| format!("{} ", pod.key)).unwrap_or_default();
+        let called = match target {
             Target::Service(key, _) => format!("svc/{key} "),
-            _ => name(&server),
+            _ => name(server),
         };
         Ok(Attempt {
-            label: format!("{}{source} -> {service}{to}/{protocol}", name(&from)),
+            label: format!("{}{source} -> {called}{to}/{protocol}", name(from)),
             written: None,
             foretold,
             why,
-            same_node,
+            same_node: from.zip(server).map(|(from, server)| from.node == server.node),
             caller,
             to,
             protocol,
-            server: server.map(|key| self.netns_of(&key)).transpose()?,
+            server: server.map(|pod| self.netns_of(&pod.key)).transpose()?,
         })
     }
 
@@ -211,7 +206,7 @@ impl<'a> Planner<'a> {
 
     fn caller(&mut self, source: IpAddr) -> Result<Caller> {
         let netns = match self.world.pod_at(source) {
-            Some(pod) => self.netns_of(&pod.key.clone())?,
+            Some(pod) => self.netns_of(&pod.key)?,
             None => self.outside.netns().clone(),
         };
         Ok(Caller {

@@ -17,7 +17,7 @@ pub struct Outside {
     netns: PathBuf,
     addresses: BTreeSet<IpAddr>,
     /// Nobody accepts the connections: the kernel answers for a listening socket by itself.
-    _servers: Vec<TcpListener>,
+    servers: Vec<TcpListener>,
 }
 
 impl Outside {
@@ -54,7 +54,7 @@ impl Outside {
         let mut outside = Self {
             netns: cluster.control_plane_netns(),
             addresses: BTreeSet::new(),
-            _servers: Vec::new(),
+            servers: Vec::new(),
         };
         for address in addresses.into_iter().chain(servers.iter().map(SocketAddr::ip)) {
             if !outside.addresses.contains(&address) {
@@ -65,7 +65,7 @@ impl Outside {
         for address in servers {
             let server = exec_in_netns(&outside.netns, || TcpListener::bind(address))?;
             let server = server.with_context(|| format!("listen at {address} outside the cluster"))?;
-            outside._servers.push(server);
+            outside.servers.push(server);
         }
         Ok(outside)
     }
