@@ -52,6 +52,7 @@ pub mod error;
 pub mod kernel;
 pub mod metrics;
 pub mod names;
+pub mod netlink;
 pub mod node;
 pub mod observe;
 pub mod options;

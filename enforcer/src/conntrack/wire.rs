@@ -5,22 +5,13 @@ use std::net::IpAddr;
 use ringfence_policy::Protocol;
 
 use super::Connection;
+use crate::netlink::{ACKNOWLEDGE, DUMP, Incoming, NESTED, REQUEST, attribute, find, message, number};
 use crate::ruleset::Family;
 
-const HEADER: usize = 16;
-const GENERIC: usize = 4;
 /// The subsystem of connections, in the upper half of a message's type.
 const SUBSYSTEM: u16 = 1 << 8;
 const NEW: u16 = SUBSYSTEM;
 const GET: u16 = SUBSYSTEM | 1;
-const ERROR: u16 = 2;
-const DONE: u16 = 3;
-const REQUEST: u16 = 0x1;
-const ACKNOWLEDGE: u16 = 0x4;
-const DUMP: u16 = 0x300;
-/// The attributes' numbers, without the bits that say "nested" and "network byte order".
-const TYPE_BITS: u16 = 0x3fff;
-const NESTED: u16 = 0x8000;
 
 const TUPLE_ORIGINAL: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
@@ -40,20 +31,9 @@ pub struct Name {
     zone: Option<Vec<u8>>,
 }
 
-/// What the kernel says.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
-    /// A connection; `None` is one that cannot be judged: not of two addresses.
-    Connection(Option<Connection>),
-    /// A list is complete.
-    Done,
-    /// How a request ended: 0, or an error number.
-    Result(i32),
-}
-
 /// The request for all connections of a family.
 pub fn list(family: Family, sequence: u32) -> Vec<u8> {
-    message(GET, REQUEST | DUMP, sequence, number(family), &[])
+    message(GET, REQUEST | DUMP, sequence, family_number(family), &[])
 }
 
 /// The request to set the bits of `mask` in a connection's mark to those of `mark`.
@@ -67,79 +47,35 @@ pub fn set_mark(name: &Name, mark: u32, mask: u32, sequence: u32) -> Vec<u8> {
     message(NEW, REQUEST | ACKNOWLEDGE, sequence, name.family, &body)
 }
 
-fn number(family: Family) -> u8 {
+fn family_number(family: Family) -> u8 {
     match family {
         Family::V4 => 2,
         Family::V6 => 10,
     }
 }
 
-fn message(kind: u16, flags: u16, sequence: u32, family: u8, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(HEADER + GENERIC + body.len()).unwrap_or(u32::MAX);
-    let mut bytes = Vec::with_capacity(HEADER + GENERIC + body.len());
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(flags.to_ne_bytes());
-    bytes.extend(sequence.to_ne_bytes());
-    bytes.extend([0; 4]);
-    bytes.extend([family, 0, 0, 0]);
-    bytes.extend(body);
-    bytes
-}
-
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-    let mut bytes = Vec::with_capacity(padded(4 + value.len()));
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(kind.to_ne_bytes());
-    bytes.extend(value);
-    bytes.resize(padded(4 + value.len()), 0);
-    bytes
-}
-
-fn padded(length: usize) -> usize {
-    length.next_multiple_of(4)
-}
-
-/// The messages in what was received.
-pub fn messages(mut bytes: &[u8]) -> Vec<Message> {
-    let mut messages = Vec::new();
-    while let Some((kind, body, rest)) = split_message(bytes) {
-        messages.extend(match kind {
-            DONE => Some(Message::Done),
-            ERROR => body
-                .first_chunk()
-                .map(|number| Message::Result(-i32::from_ne_bytes(*number))),
-            NEW => Some(Message::Connection(connection(body))),
-            _ => None,
-        });
-        bytes = rest;
-    }
-    messages
-}
-
-/// A message's type and body, and what follows it.
-fn split_message(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
-    let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
-    let body = bytes.get(HEADER..length)?;
-    Some((kind, body, bytes.get(padded(length)..).unwrap_or_default()))
-}
-
-fn connection(body: &[u8]) -> Option<Connection> {
-    let family = *body.first()?;
-    let attributes = body.get(GENERIC..)?;
+/// The connection that a message is about; `None` where it is about something else, or cannot be judged: not of two
+/// addresses.
+pub fn connection(message: &Incoming<'_>) -> Option<Connection> {
+    let Incoming::Data {
+        kind: NEW,
+        family,
+        attributes,
+        ..
+    } = message
+    else {
+        return None;
+    };
     let original = find(attributes, TUPLE_ORIGINAL)?;
     // After destination NAT, whom the connection reached is who replies.
     let reply = find(attributes, TUPLE_REPLY)?;
-    let mark = find(attributes, MARK).and_then(|bytes| bytes.first_chunk());
     Some(Connection {
         source: source(original)?,
         destination: source(reply)?,
         service: service(reply),
-        mark: mark.map_or(0, |bytes| u32::from_be_bytes(*bytes)),
+        mark: number(attributes, MARK).unwrap_or(0),
         name: Name {
-            family,
+            family: *family,
             original: original.to_vec(),
             zone: find(attributes, ZONE).map(<[u8]>::to_vec),
         },
@@ -174,23 +110,11 @@ fn service(tuple: &[u8]) -> Option<(Protocol, u16)> {
     ))
 }
 
-/// The value of the attribute with this number.
-fn find(mut attributes: &[u8], wanted: u16) -> Option<&[u8]> {
-    loop {
-        let length = usize::from(u16::from_ne_bytes(*attributes.first_chunk()?));
-        let kind = u16::from_ne_bytes(*attributes.get(2..)?.first_chunk()?) & TYPE_BITS;
-        let value = attributes.get(4..length)?;
-        if kind == wanted {
-            return Some(value);
-        }
-        attributes = attributes.get(padded(length)..)?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::netlink::incoming;
 
     fn tuple(source: [u8; 4], destination: [u8; 4], protocol: u8, ports: [u16; 2]) -> Vec<u8> {
         let addresses = [attribute(1, &source), attribute(2, &destination)].concat();
@@ -222,11 +146,8 @@ mod tests {
 
     #[test]
     fn a_connection_is_judged_by_whom_it_reached_after_nat() {
-        let bytes = [message(NEW, 0, 1, 2, &body()), message(DONE, 0, 1, 0, &[])].concat();
-        let messages = messages(&bytes);
-        let [Message::Connection(Some(connection)), Message::Done] = messages.as_slice() else {
-            panic!("a connection and the end, not {messages:?}");
-        };
+        let bytes = message(NEW, 0, 1, 2, &body());
+        let connection = connection(&incoming(&bytes)[0]).unwrap();
         assert_eq!(connection.source, IpAddr::from([10, 0, 0, 1]));
         assert_eq!(connection.destination, IpAddr::from([10, 0, 0, 2]));
         assert_eq!(connection.service, Some((Protocol::Tcp, 6443)));
@@ -236,29 +157,25 @@ mod tests {
     #[test]
     fn a_request_names_the_connection_as_the_kernel_did() {
         let bytes = message(NEW, 0, 1, 2, &body());
-        let Message::Connection(Some(connection)) = messages(&bytes).remove(0) else {
-            panic!("a connection")
-        };
+        let connection = connection(&incoming(&bytes)[0]).unwrap();
         let request = set_mark(&connection.name, 0x20, 0x20, 7);
         let original = attribute(
             TUPLE_ORIGINAL | NESTED,
             &tuple([10, 0, 0, 1], [10, 96, 0, 1], 6, [40000, 443]),
         );
-        assert_eq!(request[HEADER + GENERIC..][..original.len()], original);
-        assert_eq!(
-            request.len(),
-            u32::from_ne_bytes(*request.first_chunk().unwrap()) as usize
-        );
+        let [Incoming::Data { attributes, .. }] = incoming(&request)[..] else {
+            panic!("one request: {request:?}")
+        };
+        assert_eq!(attributes[..original.len()], original);
     }
 
     #[test]
     fn what_is_cut_off_or_strange_is_left_out_without_a_panic() {
         let whole = message(NEW, 0, 1, 2, &body());
         for length in 0..whole.len() {
-            assert!(messages(&whole[..length]).is_empty(), "{length}");
+            assert!(incoming(&whole[..length]).is_empty(), "{length}");
         }
         let no_tuple = message(NEW, 0, 1, 2, &attribute(MARK, &[0; 4]));
-        assert_eq!(messages(&no_tuple), [Message::Connection(None)]);
-        assert_eq!(messages(&message(ERROR, 0, 1, 0xfe, &[])).len(), 1);
+        assert_eq!(connection(&incoming(&no_tuple)[0]), None);
     }
 }

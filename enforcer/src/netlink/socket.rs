@@ -1,0 +1,72 @@
+//! A socket to the kernel's netfilter.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use super::Incoming;
+
+/// How long the kernel may take to answer. It answers at once; one that does not must not hold up enforcement for ever.
+const PATIENCE_SECONDS: i64 = 5;
+/// More than the kernel puts into one datagram.
+const LARGEST: usize = 64 * 1024;
+
+/// A socket to netfilter in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Socket {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+impl Socket {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// The kernel does not let this program ask.
+    pub fn open() -> Result<Self, Errno> {
+        let socket = socket(
+            AddressFamily::Netlink,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC,
+            SockProtocol::NetlinkNetFilter,
+        )?;
+        setsockopt(
+            &socket,
+            sockopt::ReceiveTimeout,
+            &TimeVal::seconds(PATIENCE_SECONDS),
+        )?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            buffer: vec![0; LARGEST],
+        })
+    }
+
+    /// The number of the next request.
+    pub fn next_sequence(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// Sends requests.
+    ///
+    /// # Errors
+    /// The kernel does not take them.
+    pub fn send(&self, requests: &[u8]) -> Result<(), Errno> {
+        send(self.socket.as_raw_fd(), requests, MsgFlags::empty()).map(|_| ())
+    }
+
+    /// Waits for what the kernel says.
+    ///
+    /// # Errors
+    /// It says nothing for a long time, or more than the socket could hold.
+    pub fn receive(&mut self) -> Result<Vec<Incoming<'_>>, Errno> {
+        let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
+        Ok(super::incoming(&self.buffer[..length]))
+    }
+}
