@@ -21,7 +21,7 @@ pub struct Engine<K> {
 /// What a sync did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Synced {
-    /// Runs of tools that wrote.
+    /// Writes, one for each phase.
     pub writes: usize,
     /// Whether some connection that was allowed may no longer be: anything but new elements in sets.
     pub tightens: bool,

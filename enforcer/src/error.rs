@@ -40,6 +40,19 @@ pub enum Error {
         /// The line.
         line: String,
     },
+    /// The kernel's sets cannot be reached, or the kernel refused a change of one.
+    #[error("cannot {what}: {source}; trying again")]
+    Sets {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The kernel lacks a type of set that the rules need.
+    #[error(
+        "the kernel has no set type {0}: load its module, as `ringfence-enforcer prepare` does, or use a kernel that has it"
+    )]
+    SetTypeMissing(&'static str),
     /// The kernel's connection tracking did not answer, or refused.
     #[error("cannot {what}: {source}; connections that policies no longer allow are not ended")]
     Conntrack {
@@ -69,6 +82,8 @@ impl Error {
             Self::LockHeld { .. } => "LockHeld",
             Self::ToolFailed { .. } => "ToolFailed",
             Self::Unreadable { .. } => "Unreadable",
+            Self::Sets { .. } => "Sets",
+            Self::SetTypeMissing(_) => "SetTypeMissing",
             Self::Conntrack { .. } => "Conntrack",
             Self::Remains(_) => "Remains",
             Self::NoGeneration(_) => "NoGeneration",

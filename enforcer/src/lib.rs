@@ -10,7 +10,7 @@
 //!                                          Transaction         (phases: fill, switch, drain)
 //!                                               │ commit
 //!                                               ▼
-//!                                    ipset restore, iptables-restore --noflush
+//!                                    ipset by netlink, iptables-restore --noflush
 //! ```
 //!
 //! Everything above `commit` is pure: values in, values out. [`engine`] holds the two ends together, [`kernel`] runs

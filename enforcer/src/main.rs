@@ -30,7 +30,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Prepare => Ok(report(&node::prepare())),
         Command::Check => Ok(report(&node::check())),
         Command::Cleanup(args) => {
-            let removed = cleanup(&Tools::new(args.lock_timeout, Writes::default()))?;
+            let removed = cleanup(&Tools::open(args.lock_timeout, Writes::default())?)?;
             if removed.is_empty() {
                 println!("nothing to remove");
             }
@@ -75,7 +75,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let server = http::bind(args.http_address, health, metrics).await?;
     tokio::spawn(server.serve(shutdown.clone()));
 
-    let tools = Tools::new(args.tools.lock_timeout, counters.writes.clone());
+    let tools = Tools::open(args.tools.lock_timeout, counters.writes.clone())?;
     let variant = detect(&tools, args.iptables_variant)?;
     let families = args.ip_families.families(node::families());
     for hazard in node::hazards() {

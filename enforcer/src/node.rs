@@ -114,9 +114,10 @@ fn no_bridge_filter(sysctl: &str) -> Finding {
 
 /// Looks at everything that enforcement needs, and changes nothing.
 pub fn check() -> Vec<Finding> {
-    let tools = Tools::new(1, Writes::default());
-    let mut findings = vec![set_tool(&tools)];
-    findings.extend(iptables_tools(&tools));
+    let mut findings = match Tools::open(1, Writes::default()) {
+        Ok(tools) => [vec![sets(&tools)], iptables_tools(&tools)].concat(),
+        Err(error) => vec![finding(Level::Fatal, error.to_string())],
+    };
     findings.extend(BRIDGE_SYSCTLS.map(bridge_sysctl));
     findings.push(ipvs(&fs::read_to_string("/proc/net/ip_vs").unwrap_or_default()));
     findings
@@ -130,8 +131,8 @@ pub fn hazards() -> Vec<Finding> {
     findings
 }
 
-fn set_tool(tools: &Tools) -> Finding {
-    match tools.ipset(&["list", "-name"]) {
+fn sets(tools: &Tools) -> Finding {
+    match tools.sets().sizes() {
         Ok(_) => finding(Level::Good, "ipset works"),
         Err(error) => finding(Level::Fatal, error.to_string()),
     }

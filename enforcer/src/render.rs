@@ -1,4 +1,4 @@
-//! The input of `ipset restore` and `iptables-restore --noflush`.
+//! The input of `iptables-restore --noflush`, and changes of sets as `ipset restore` would read them: for logs.
 
 use std::fmt::Write as _;
 
@@ -7,10 +7,7 @@ use crate::rules::text;
 use crate::ruleset::Element;
 use crate::state::{ChainChange, SetChange};
 
-/// The buckets that a new set starts with; it doubles them as it grows. Most sets stay small.
-const BUCKETS: usize = 64;
-
-/// The lines that make these changes of sets.
+/// These changes of sets, line by line.
 pub fn sets(changes: &[SetChange]) -> String {
     let mut script = String::new();
     for change in changes {
@@ -23,7 +20,7 @@ pub fn sets(changes: &[SetChange]) -> String {
             } => line(
                 &mut script,
                 format_args!(
-                    "create {name} {} family {} hashsize {BUCKETS} maxelem {capacity}",
+                    "create {name} {} family {} maxelem {capacity}",
                     kind.ipset(),
                     family.ipset()
                 ),

@@ -57,14 +57,14 @@ impl HeldTables {
 /// The changes that lead from what is held to what is wanted, in the order that keeps every moment between both.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Transaction {
-    /// Each phase is one run of one tool.
+    /// Each phase is one write.
     pub phases: Vec<Phase>,
 }
 
-/// One run of one tool.
+/// One write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Phase {
-    /// One `ipset restore`: line after line, each taking effect by itself.
+    /// Changes of sets, one after the other, each taking effect by itself.
     Sets(Vec<SetChange>),
     /// One `iptables-restore --noflush`: all of it or nothing.
     Chains(Family, ChainChange),

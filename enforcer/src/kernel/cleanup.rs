@@ -4,7 +4,6 @@ use super::{Tools, Variant};
 use crate::error::{Error, Result};
 use crate::names::{self, SetName};
 use crate::observe;
-use crate::render;
 use crate::ruleset::Family;
 use crate::state::SetChange;
 
@@ -90,16 +89,12 @@ fn remove_sets(tools: &Tools) -> Result<Vec<String>> {
     }
     let count = ours.len();
     let changes: Vec<_> = ours.into_iter().map(SetChange::Destroy).collect();
-    tools.restore_sets(&render::sets(&changes))?;
+    tools.change_sets(&changes)?;
     Ok(vec![format!("{count} sets")])
 }
 
 fn set_names(tools: &Tools) -> Result<Vec<SetName>> {
-    Ok(tools
-        .ipset(&["list", "-name"])?
-        .lines()
-        .filter_map(SetName::parse)
-        .collect())
+    Ok(tools.sets().sizes()?.into_keys().collect())
 }
 
 /// Whatever still carries our name, in any table.

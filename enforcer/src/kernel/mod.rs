@@ -1,10 +1,12 @@
-//! The kernel's side: reads what it holds, writes transactions, by running the tools.
+//! The kernel's side: reads what it holds, writes transactions: sets by netlink, rules by iptables.
 
 mod cleanup;
+mod ipset;
 mod tools;
 mod variant;
 
 pub use cleanup::{cleanup, remove_rules};
+pub use ipset::Sets;
 pub use tools::Tools;
 pub use variant::{Variant, VariantChoice, detect};
 
@@ -57,7 +59,7 @@ impl LocalKernel {
 impl Kernel for LocalKernel {
     fn read(&mut self) -> Result<State> {
         let mut state = State {
-            sets: observe::sets(&self.tools.ipset(&["save"])?)?,
+            sets: self.tools.sets().read()?,
             ..State::default()
         };
         for family in &self.families {
@@ -69,7 +71,7 @@ impl Kernel for LocalKernel {
 
     fn glance(&mut self) -> Result<Glance> {
         let mut glance = Glance {
-            sizes: observe::set_sizes(&self.tools.ipset(&["list", "-terse"])?),
+            sizes: self.tools.sets().sizes()?,
             ..Glance::default()
         };
         for family in &self.families {
@@ -81,10 +83,14 @@ impl Kernel for LocalKernel {
 
     fn write(&mut self, phase: &Phase) -> Result<()> {
         match phase {
-            Phase::Sets(changes) => self.tools.restore_sets(&render::sets(changes)),
+            Phase::Sets(changes) => {
+                tracing::trace!("{}", render::sets(changes));
+                self.tools.change_sets(changes)
+            }
             Phase::Chains(family, change) => {
-                self.tools
-                    .restore_chains(self.variant, *family, &render::chains(change))
+                let script = render::chains(change);
+                tracing::trace!("{script}");
+                self.tools.restore_chains(self.variant, *family, &script)
             }
         }
     }

@@ -1,23 +1,20 @@
-//! Runs ipset, iptables-save and iptables-restore.
+//! The ways to the kernel: iptables-save and iptables-restore as processes, sets by netlink.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::Variant;
+use super::ipset::Sets;
 use crate::error::{Error, Result};
 use crate::metrics::Writes;
 use crate::ruleset::Family;
+use crate::state::SetChange;
 
 /// What iptables exits with when it did not get the lock.
 const RESOURCE_PROBLEM: i32 = 4;
 
-/// What ipset says of a set that a rule still refers to, and how long to wait for it to be let go.
-const IN_USE: &str = "in use by a kernel component";
-const DESTROY_ATTEMPTS: usize = 6;
-const DESTROY_PAUSE: Duration = Duration::from_millis(50);
-
-/// How the tools are started.
+/// The ways to the kernel of one network namespace.
 #[derive(Debug, Clone)]
 pub struct Tools {
     /// What stands before each command: nothing, or for instance `nsenter` with a namespace.
@@ -25,19 +22,25 @@ pub struct Tools {
     /// How long iptables waits for other programs that hold its lock.
     lock_seconds: u64,
     writes: Writes,
+    sets: Arc<Mutex<Sets>>,
 }
 
 impl Tools {
-    /// Tools that wait so many seconds for the xtables lock, and count what they write.
-    pub fn new(lock_seconds: u64, writes: Writes) -> Self {
-        Self {
+    /// Those of the network namespace of the thread that calls this. They wait so many seconds for the xtables lock, and
+    /// count what they write.
+    ///
+    /// # Errors
+    /// The kernel's sets cannot be reached.
+    pub fn open(lock_seconds: u64, writes: Writes) -> Result<Self> {
+        Ok(Self {
             prefix: Vec::new(),
             lock_seconds,
             writes,
-        }
+            sets: Arc::new(Mutex::new(Sets::open()?)),
+        })
     }
 
-    /// The same tools, started by a command that runs its arguments.
+    /// The same, with iptables started by a command that runs its arguments.
     #[must_use]
     pub fn started_by(self, prefix: &[&str]) -> Self {
         Self {
@@ -46,12 +49,19 @@ impl Tools {
         }
     }
 
-    /// What ipset prints.
+    /// The kernel's sets, to be read.
+    pub fn sets(&self) -> MutexGuard<'_, Sets> {
+        // Whoever panicked with it left a socket, which is as good as before.
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes changes of sets, one after the other. What is there already, or gone already, is no error.
     ///
     /// # Errors
-    /// It cannot be started, or fails.
-    pub fn ipset(&self, arguments: &[&str]) -> Result<String> {
-        self.run("ipset", arguments, None)
+    /// The kernel refuses one; those before it have taken effect.
+    pub fn change_sets(&self, changes: &[SetChange]) -> Result<()> {
+        self.writes.count("ipset", None);
+        self.sets().write(changes)
     }
 
     /// What iptables-save prints: the filter table, or every table that exists.
@@ -61,26 +71,6 @@ impl Tools {
     pub fn save(&self, variant: Variant, family: Family, filter: bool) -> Result<String> {
         let arguments: &[&str] = if filter { &["-t", "filter"] } else { &[] };
         self.run(&program(variant, family, "save"), arguments, None)
-    }
-
-    /// Runs the lines of a script through ipset. What is there already, or gone already, is no error.
-    ///
-    /// # Errors
-    /// It cannot be started, or fails; the lines before the one that failed have taken effect.
-    pub fn restore_sets(&self, script: &str) -> Result<()> {
-        self.writes.count("ipset", None);
-        for _ in 1..DESTROY_ATTEMPTS {
-            match self.run("ipset", &["-exist", "restore"], Some(script)) {
-                // nftables lets go of a set a moment after the rule that used it is gone. Lines that took effect may be
-                // run again.
-                Err(Error::ToolFailed { message, .. }) if message.contains(IN_USE) => {
-                    std::thread::sleep(DESTROY_PAUSE);
-                }
-                result => return result.map(|_| ()),
-            }
-        }
-        self.run("ipset", &["-exist", "restore"], Some(script))
-            .map(|_| ())
     }
 
     /// Runs a script through iptables-restore: all of it or nothing.
@@ -173,23 +163,25 @@ mod tests {
 
     #[test]
     fn the_line_that_a_tool_objects_to_is_shown() {
-        let script = "create a hash:ip\nadd a b\n";
+        let script = "*filter\n-A X -j Y\n";
         assert_eq!(
-            culprit("ipset v7.17: Error in line 2: syntax", Some(script)),
-            " [add a b]"
+            culprit("iptables-restore v1.8.9: Error in line 2: syntax", Some(script)),
+            " [-A X -j Y]"
         );
         assert_eq!(
             culprit("iptables-restore: line 1 failed", Some(script)),
-            " [create a hash:ip]"
+            " [*filter]"
         );
         assert_eq!(culprit("out of memory", Some(script)), "");
     }
 
     #[test]
     fn a_missing_tool_is_named() {
-        let tools = Tools::new(1, Writes::default()).started_by(&["/nonexistent/nsenter"]);
-        let error = tools.ipset(&["save"]).unwrap_err();
+        let tools = Tools::open(1, Writes::default())
+            .unwrap()
+            .started_by(&["/nonexistent/nsenter"]);
+        let error = tools.save(Variant::Nft, Family::V4, true).unwrap_err();
         assert_eq!(error.name(), "ToolMissing");
-        assert!(error.to_string().contains("ipset"), "{error}");
+        assert!(error.to_string().contains("iptables-nft-save"), "{error}");
     }
 }

@@ -74,7 +74,8 @@ impl Namespace {
     /// The enforcer's tools, inside.
     pub(crate) fn tools(&self, writes: &Writes) -> Tools {
         let prefix = self.prefix();
-        Tools::new(2, writes.clone()).started_by(&prefix.iter().map(String::as_str).collect::<Vec<_>>())
+        let tools = self.inside(|| Tools::open(2, writes.clone()).expect("the kernel has sets"));
+        tools.started_by(&prefix.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// An engine that knows nothing yet, inside.
