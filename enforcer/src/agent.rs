@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use futures::{Stream, StreamExt};
-use ringfence_policy::NodePolicies;
 use ringfence_telemetry::health::Check;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -17,9 +16,9 @@ use crate::error::{Error, Result};
 use crate::kernel::{LocalKernel, Tools, Variant, cleanup, remove_rules};
 use crate::metrics::Counters;
 use crate::options::Options;
-use crate::plan::plan;
+use crate::plan::Planner;
 use crate::revoke::Revoker;
-use crate::ruleset::{Family, Ruleset};
+use crate::ruleset::{Family, Touched};
 
 /// How long to wait for more changes after one, and after the first of many: a rollout is one transaction, not a
 /// hundred.
@@ -62,6 +61,7 @@ pub struct Agent {
     engine: Engine<LocalKernel>,
     revoker: Option<Revoker>,
     cluster: Cluster,
+    planner: Planner,
     /// Whether leftovers of the other variant have been looked for.
     settled: bool,
     /// When the changes that wait began, and when they will be acted on.
@@ -80,6 +80,7 @@ impl Agent {
             .map(|conntrack| Revoker::new(conntrack, mark));
         Self {
             cluster: Cluster::new(settings.node.clone()),
+            planner: Planner::new(&settings.families, &settings.options),
             settings,
             revoker,
             engine: Engine::new(kernel),
@@ -139,12 +140,7 @@ impl Agent {
     }
 
     fn take(&mut self, batch: Vec<Update>) {
-        // Every update counts, so no short cut.
-        let changed = batch
-            .into_iter()
-            .map(|update| self.cluster.apply(update))
-            .filter(|changed| *changed)
-            .count();
+        let changed = self.cluster.apply_all(batch);
         let policies = self.cluster.count(Kind::Policy);
         self.settings.counters.policies.set(as_gauge(policies));
         let missing = self.cluster.missing();
@@ -153,7 +149,7 @@ impl Agent {
             self.settings
                 .ready
                 .failed(format!("waiting for the first list of {missing:?}"));
-        } else if changed > 0 {
+        } else if changed {
             let now = Instant::now();
             let since = self.due.map_or(now, |(since, _)| since);
             self.due = Some((since, (now + QUIET).min(since + AT_MOST)));
@@ -185,35 +181,38 @@ impl Agent {
 
     /// Brings the kernel to what the cluster says now. Returns the number of writes.
     fn commit(&mut self) -> Result<usize> {
-        let policies = self.cluster.policies();
         let own: Vec<IpAddr> = self.cluster.addresses().to_vec();
-        let ruleset = plan(&policies, &own, &self.settings.families, &self.settings.options);
-        let written = self.write(&ruleset);
-        if let Some(revoker) = &mut self.revoker {
-            // A transaction that failed half way may have tightened, too.
-            if written.as_ref().map_or(true, |synced| synced.tightens) {
-                revoker.tightened();
-            }
+        let (compiled, stale) = self.cluster.compiled();
+        self.planner.update(compiled, &own, &stale);
+        let touched = self.planner.take_touched();
+        let written = self.write(&touched);
+        // A transaction that failed half way may have tightened, too.
+        if written.as_ref().map_or(true, |synced| synced.tightens) {
+            self.revoker.iter_mut().for_each(Revoker::tightened);
+        }
+        if let Some(revoker) = self.revoker.as_mut().filter(|revoker| revoker.is_due()) {
             // A kubelet probes from the bridge's address, which is the node's own though no Node object names it.
             let node: Vec<IpAddr> = own.iter().copied().chain(interface_addresses()?).collect();
+            let policies = self.cluster.policies();
             let judge = Judge::new(&policies, &node, self.settings.options.police_own_node);
             revoker.review(&judge, &self.settings.families, &self.settings.counters)?;
         }
-        self.gauge(&policies, &ruleset);
+        self.gauge();
         Ok(written?.writes)
     }
 
-    fn write(&mut self, ruleset: &Ruleset) -> Result<Synced> {
+    fn write(&mut self, touched: &Touched) -> Result<Synced> {
+        let ruleset = self.planner.ruleset();
         if !self.settled {
             // Ours first, then the leftovers away: the node is never without rules.
             let first = self.engine.sync_keeping_sets(ruleset)?;
             self.remove_leftovers()?;
             self.settled = true;
-            let second = self.engine.sync(ruleset)?;
+            let second = self.engine.sync(self.planner.ruleset())?;
             let (writes, tightens) = (first.writes + second.writes, first.tightens || second.tightens);
             return Ok(Synced { writes, tightens });
         }
-        self.engine.sync(ruleset)
+        self.engine.sync_touched(ruleset, touched)
     }
 
     /// Removes what an earlier run left in the other variant, or in a family that is no longer enforced.
@@ -269,23 +268,17 @@ impl Agent {
         self.due = Some((again, again));
     }
 
-    fn gauge(&self, policies: &NodePolicies, ruleset: &Ruleset) {
-        let isolated = policies
-            .pods
-            .values()
-            .filter(|pod| pod.ingress.is_some() || pod.egress.is_some());
-        let tables = ruleset.families.values();
+    fn gauge(&self) {
+        let tables = self.planner.ruleset().families.values();
         let sets: usize = tables.clone().map(|tables| tables.sets.len()).sum();
         let rules: usize = tables
             .flat_map(|tables| tables.chains.values())
             .map(Vec::len)
             .sum();
-        self.settings
-            .counters
-            .isolated_pods
-            .set(as_gauge(isolated.count()));
-        self.settings.counters.sets.set(as_gauge(sets));
-        self.settings.counters.rules.set(as_gauge(rules));
+        let counters = &self.settings.counters;
+        counters.isolated_pods.set(as_gauge(self.cluster.isolated_pods()));
+        counters.sets.set(as_gauge(sets));
+        counters.rules.set(as_gauge(rules));
     }
 }
 

@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ringfence_policy::{Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver};
+use ringfence_policy::{Compiled, Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver};
+
+use crate::plan::Stale;
 
 /// A kind of object that is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +102,8 @@ pub struct Cluster {
     /// The objects that a list in progress has named.
     listing: [Option<BTreeSet<ObjectKey>>; 4],
     listed: [bool; 4],
+    /// What the policies mean differently since this was last asked.
+    stale: Stale,
 }
 
 impl Cluster {
@@ -114,33 +118,53 @@ impl Cluster {
             leaving: BTreeSet::new(),
             listing: Default::default(),
             listed: [false; 4],
+            stale: Stale::default(),
         }
     }
 
     /// Takes an update in. Returns whether anything changed that matters for the node: most of what happens in a cluster
     /// does not.
     pub fn apply(&mut self, update: Update) -> bool {
+        self.apply_all([update])
+    }
+
+    /// As [`Cluster::apply`], all at once: what comes and goes within the updates costs nothing.
+    pub fn apply_all(&mut self, updates: impl IntoIterator<Item = Update>) -> bool {
+        let mut news = News::default();
+        for update in updates {
+            self.take(update, &mut news);
+        }
+        let changes = self.resolver.apply_all(news.events);
+        self.stale.note(&changes);
+        news.moved || !changes.is_empty()
+    }
+
+    fn take(&mut self, update: Update, news: &mut News) {
         match update {
-            Update::Begin(kind) => {
-                self.listing[kind as usize] = Some(BTreeSet::new());
-                false
-            }
+            Update::Begin(kind) => self.listing[kind as usize] = Some(BTreeSet::new()),
             Update::Upsert(object) => {
                 self.seen(object.kind(), &object.key());
-                self.upsert(object)
+                self.upsert(object, news);
             }
             Update::Unreadable(stand_in) => {
                 let (kind, key) = (stand_in.kind(), stand_in.key());
                 self.seen(kind, &key);
-                !self.known[kind as usize].contains(&key) && self.upsert(stand_in)
+                if !self.known[kind as usize].contains(&key) {
+                    self.upsert(stand_in, news);
+                }
             }
             Update::Terminating(namespace) => {
                 self.leaving.insert(namespace);
-                false
             }
-            Update::Remove(kind, key) => self.remove(kind, &key),
-            Update::End(kind) => self.end(kind),
+            Update::Remove(kind, key) => self.remove(kind, &key, news),
+            Update::End(kind) => self.end(kind, news),
         }
+    }
+
+    /// What the policies mean for the node's pods, flat, and what of it has become different since this was last asked.
+    /// Of no use before [`Cluster::missing`] is empty.
+    pub fn compiled(&mut self) -> (&Compiled, Stale) {
+        (self.resolver.compiled(), std::mem::take(&mut self.stale))
     }
 
     /// The kinds that no complete list has been received of.
@@ -154,6 +178,13 @@ impl Cluster {
     /// What the policies mean for the node's pods. Of no use before [`Cluster::missing`] is empty.
     pub fn policies(&self) -> NodePolicies {
         self.resolver.node_policies()
+    }
+
+    /// How many pods of the node a policy isolates.
+    pub fn isolated_pods(&self) -> usize {
+        let pods = self.resolver.compiled().pods.values();
+        pods.filter(|pod| pod.ingress.is_some() || pod.egress.is_some())
+            .count()
     }
 
     /// The node's own addresses.
@@ -177,51 +208,57 @@ impl Cluster {
         }
     }
 
-    fn upsert(&mut self, object: Object) -> bool {
+    fn upsert(&mut self, object: Object, news: &mut News) {
         self.known[object.kind() as usize].insert(object.key());
-        let event = match object {
-            Object::Pod(pod) => Event::Pod(pod),
-            Object::Policy(policy) => Event::Policy(policy),
+        match object {
+            Object::Pod(pod) => news.events.push(Event::Pod(pod)),
+            Object::Policy(policy) => news.events.push(Event::Policy(policy)),
             Object::Namespace(namespace) => {
                 self.leaving.remove(&namespace.name);
-                Event::Namespace(namespace)
+                news.events.push(Event::Namespace(namespace));
             }
-            Object::Node(node) => return node.name == self.node && self.move_to(node.addresses),
-        };
-        !self.resolver.apply(event).is_empty()
+            Object::Node(node) if node.name == self.node => self.move_to(node.addresses, news),
+            Object::Node(_) => {}
+        }
     }
 
-    fn remove(&mut self, kind: Kind, key: &ObjectKey) -> bool {
+    fn remove(&mut self, kind: Kind, key: &ObjectKey, news: &mut News) {
         self.known[kind as usize].remove(key);
-        let event = match kind {
-            Kind::Pod => Event::PodGone(key.clone()),
-            Kind::Policy => Event::PolicyGone(key.clone()),
+        match kind {
+            Kind::Pod => news.events.push(Event::PodGone(key.clone())),
+            Kind::Policy => news.events.push(Event::PolicyGone(key.clone())),
             Kind::Namespace => {
                 self.leaving.insert(key.name.clone());
-                Event::NamespaceGone(key.name.clone())
+                news.events.push(Event::NamespaceGone(key.name.clone()));
             }
-            Kind::Node => return key.name == self.node && self.move_to(Vec::new()),
-        };
-        !self.resolver.apply(event).is_empty()
+            Kind::Node if key.name == self.node => self.move_to(Vec::new(), news),
+            Kind::Node => {}
+        }
     }
 
-    /// The node has these addresses now. Returns whether it had others.
-    fn move_to(&mut self, addresses: Vec<IpAddr>) -> bool {
-        let moved = self.addresses != addresses;
+    /// The node has these addresses now.
+    fn move_to(&mut self, addresses: Vec<IpAddr>, news: &mut News) {
+        news.moved |= self.addresses != addresses;
         self.addresses = addresses;
-        moved
     }
 
-    fn end(&mut self, kind: Kind) -> bool {
-        let first = !std::mem::replace(&mut self.listed[kind as usize], true);
+    fn end(&mut self, kind: Kind, news: &mut News) {
+        news.moved |= !std::mem::replace(&mut self.listed[kind as usize], true);
         let Some(listing) = self.listing[kind as usize].take() else {
-            return first;
+            return;
         };
         let known = &self.known[kind as usize];
         let gone: Vec<ObjectKey> = known.difference(&listing).cloned().collect();
-        let changed = gone.iter().filter(|key| self.remove(kind, key)).count();
-        first || changed > 0
+        gone.iter().for_each(|key| self.remove(kind, key, news));
     }
+}
+
+/// What updates tell.
+#[derive(Default)]
+struct News {
+    events: Vec<Event>,
+    /// The node has other addresses, or a kind is listed for the first time.
+    moved: bool,
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Keeps a kernel at what is wanted: remembers what it holds, writes the difference, and reads it back when in doubt.
 
-use crate::diff::diff;
+use crate::diff::{diff, diff_touched};
 use crate::error::Result;
 use crate::kernel::Kernel;
-use crate::ruleset::Ruleset;
+use crate::ruleset::{Ruleset, Touched};
 use crate::state::{Phase, SetChange, State};
 
 /// How many audits pass between two that read sets in full.
@@ -42,7 +42,16 @@ impl<K: Kernel> Engine<K> {
     /// # Errors
     /// A tool failed. What the kernel holds is read back before the next attempt.
     pub fn sync(&mut self, wanted: &Ruleset) -> Result<Synced> {
-        self.commit(wanted, true)
+        self.commit(wanted, None, true)
+    }
+
+    /// As [`Engine::sync`], where nothing but what is `touched` became another since the last. After a sync that failed
+    /// everything is compared all the same.
+    ///
+    /// # Errors
+    /// As [`Engine::sync`].
+    pub fn sync_touched(&mut self, wanted: &Ruleset, touched: &Touched) -> Result<Synced> {
+        self.commit(wanted, Some(touched), true)
     }
 
     /// As [`Engine::sync`], but leaves sets that nothing here uses: another variant's rules still may.
@@ -50,7 +59,7 @@ impl<K: Kernel> Engine<K> {
     /// # Errors
     /// As [`Engine::sync`].
     pub fn sync_keeping_sets(&mut self, wanted: &Ruleset) -> Result<Synced> {
-        self.commit(wanted, false)
+        self.commit(wanted, None, false)
     }
 
     /// Looks at the kernel. Returns what somebody else has changed, in words; the next sync repairs it.
@@ -78,12 +87,18 @@ impl<K: Kernel> Engine<K> {
         self.held.as_ref()
     }
 
-    fn commit(&mut self, wanted: &Ruleset, destroy: bool) -> Result<Synced> {
-        let mut state = match self.held.take() {
+    fn commit(&mut self, wanted: &Ruleset, touched: Option<&Touched>, destroy: bool) -> Result<Synced> {
+        let held = self.held.take();
+        let touched = touched.filter(|_| held.is_some());
+        let mut state = match held {
             Some(held) => held,
             None => self.kernel.read()?,
         };
-        let phases = diff(&state, wanted)?.phases;
+        let transaction = match touched {
+            Some(touched) => diff_touched(&state, wanted, touched)?,
+            None => diff(&state, wanted)?,
+        };
+        let phases = transaction.phases;
         let mut synced = Synced {
             writes: 0,
             tightens: false,
@@ -104,6 +119,7 @@ impl<K: Kernel> Engine<K> {
                 return Ok(synced);
             }
         }
+        state.share(transaction.settled);
         self.held = Some(state);
         Ok(synced)
     }

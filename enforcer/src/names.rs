@@ -42,7 +42,15 @@ pub fn isolation_chain(id: &str) -> String {
 
 /// The chain of a dispatch tree's node that serves the addresses of `prefix`.
 pub fn branch_chain(direction: Direction, prefix: &IpNet) -> String {
-    format!("{PREFIX}D-{:016x}", digest(&format!("{direction} {prefix}")))
+    format!("{}{:016x}", branch_prefix(direction), digest(&prefix.to_string()))
+}
+
+/// What the names of the chains of a direction's dispatch tree start with, apart from its root.
+pub fn branch_prefix(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "RINGF-DE-",
+        Direction::Ingress => "RINGF-DI-",
+    }
 }
 
 /// FNV-1a: short, stable names for prefixes. The input is ours, not a user's, and there are few.

@@ -42,14 +42,16 @@ impl Revoker {
         self.again
     }
 
-    /// Looks at all connections, where anything can have changed for one, and sets and takes away marks.
+    /// Whether anything can have changed for a connection.
+    pub fn is_due(&self) -> bool {
+        self.due || self.again || self.marked
+    }
+
+    /// Looks at all connections, and sets and takes away marks.
     ///
     /// # Errors
     /// The kernel does not answer, or refuses. The next call tries again.
     pub fn review(&mut self, judge: &Judge<'_>, families: &[Family], counters: &Counters) -> Result<()> {
-        if !(self.due || self.again || self.marked) {
-            return Ok(());
-        }
         let was_due = std::mem::replace(&mut self.due, true);
         let mut marked = false;
         for family in families {

@@ -184,3 +184,26 @@ pub struct Ruleset {
     /// The families that are enforced; one that is missing is not touched.
     pub families: BTreeMap<Family, Tables>,
 }
+
+/// Parts of a ruleset.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Touched {
+    /// Sets, by family and meaning.
+    pub sets: BTreeSet<(Family, SetId)>,
+    /// Chains, by family and name.
+    pub chains: BTreeSet<(Family, String)>,
+}
+
+impl Touched {
+    /// All parts of a ruleset.
+    pub fn all(ruleset: &Ruleset) -> Self {
+        let families = || ruleset.families.iter();
+        let sets = families().flat_map(|(family, tables)| tables.sets.keys().map(|id| (*family, id.clone())));
+        let chains =
+            families().flat_map(|(family, tables)| tables.chains.keys().map(|name| (*family, name.clone())));
+        Self {
+            sets: sets.collect(),
+            chains: chains.collect(),
+        }
+    }
+}

@@ -59,6 +59,8 @@ impl HeldTables {
 pub struct Transaction {
     /// Each phase is one write.
     pub phases: Vec<Phase>,
+    /// What sets hold afterwards, where anything was planned for them.
+    pub settled: Vec<(SetName, Arc<Vec<Element>>)>,
 }
 
 /// One write.
@@ -131,9 +133,6 @@ pub enum Refused {
     /// More elements than the set can hold.
     #[error("the set {0} is full")]
     SetFull(SetName),
-    /// A rule refers to the set or chain.
-    #[error("{0} is in use by {1}")]
-    InUse(String, String),
     /// A rule leads to a chain that is not there.
     #[error("no chain {0}, which {1} leads to")]
     NoChain(String, String),
@@ -143,11 +142,46 @@ impl State {
     /// Makes the change as the kernel would.
     ///
     /// # Errors
-    /// What the kernel would refuse is refused, and the state is of no use afterwards.
+    /// What the kernel would refuse is refused, and the state is of no use afterwards. Not looked for here, because it
+    /// takes a walk through all rules: whether one still leads to what is removed. [`State::fault`] does.
     pub fn apply(&mut self, phase: &Phase) -> Result<(), Refused> {
         match phase {
             Phase::Sets(changes) => changes.iter().try_for_each(|change| self.change_set(change)),
             Phase::Chains(family, change) => self.change_chains(*family, change),
+        }
+    }
+
+    /// Why the kernel could not hold this: a rule that leads nowhere.
+    pub fn fault(&self) -> Option<Refused> {
+        let tables = self.families.values();
+        let lines = tables.flat_map(|tables| {
+            tables
+                .chains
+                .iter()
+                .map(move |(chain, lines)| (tables, chain, lines))
+        });
+        lines
+            .flat_map(|(tables, chain, lines)| lines.iter().map(move |line| (tables, chain, line)))
+            .find_map(|(tables, chain, line)| self.leads_nowhere(tables, chain, line))
+    }
+
+    fn leads_nowhere(&self, tables: &HeldTables, chain: &str, line: &str) -> Option<Refused> {
+        let rule = parse::rule(line)?;
+        let target = rule
+            .target()
+            .filter(|target| !tables.chains.contains_key(*target));
+        let set = rule.set().filter(|set| !self.sets.contains_key(*set));
+        target
+            .map(|target| Refused::NoChain(target.to_owned(), chain.to_owned()))
+            .or_else(|| set.map(|set| Refused::NoSet(set.clone())))
+    }
+
+    /// Shares what sets hold with who else has it, where it is the same.
+    pub fn share(&mut self, settled: Vec<(SetName, Arc<Vec<Element>>)>) {
+        for (name, members) in settled {
+            if let Some(held) = self.sets.get_mut(&name).filter(|held| held.members == members) {
+                held.members = members;
+            }
         }
     }
 
@@ -176,33 +210,24 @@ impl State {
             }
             SetChange::Add(name, elements) => {
                 let held = self.held(name)?;
-                let members: BTreeSet<_> = held.members.iter().chain(elements).copied().collect();
+                let members = Arc::make_mut(&mut held.members);
+                members.extend(elements);
+                members.sort_unstable();
+                members.dedup();
                 if members.len() > held.capacity {
                     return Err(Refused::SetFull(name.clone()));
                 }
-                held.members = Arc::new(members.into_iter().collect());
                 Ok(())
             }
             SetChange::Remove(name, elements) => {
-                let held = self.held(name)?;
                 let gone: BTreeSet<_> = elements.iter().collect();
-                held.members = Arc::new(
-                    held.members
-                        .iter()
-                        .filter(|e| !gone.contains(e))
-                        .copied()
-                        .collect(),
-                );
+                Arc::make_mut(&mut self.held(name)?.members).retain(|element| !gone.contains(element));
                 Ok(())
             }
-            SetChange::Destroy(name) => match self.user_of(name) {
-                Some(chain) => Err(Refused::InUse(name.to_string(), chain)),
-                None => self
-                    .sets
-                    .remove(name)
-                    .map(|_| ())
-                    .ok_or_else(|| Refused::NoSet(name.clone())),
-            },
+            SetChange::Destroy(name) => {
+                let removed = self.sets.remove(name).map(|_| ());
+                removed.ok_or_else(|| Refused::NoSet(name.clone()))
+            }
         }
     }
 
@@ -210,13 +235,6 @@ impl State {
         self.sets
             .get_mut(name)
             .ok_or_else(|| Refused::NoSet(name.clone()))
-    }
-
-    /// A chain with a rule that looks the set up.
-    fn user_of(&self, name: &SetName) -> Option<String> {
-        let chains = self.families.values().flat_map(|tables| &tables.chains);
-        let mut users = chains.filter(|(_, lines)| lines.iter().any(|line| mentions(line, name.as_str())));
-        users.next().map(|(chain, _)| chain.clone())
     }
 
     fn change_chains(&mut self, family: Family, change: &ChainChange) -> Result<(), Refused> {
@@ -231,18 +249,15 @@ impl State {
             }
         }
         tables.jumps.retain(|_, jumps| !jumps.is_empty());
-        let chains = tables.chains.clone();
-        for (chain, lines) in &chains {
-            for rule in lines.iter().filter_map(|line| parse::rule(line)) {
-                if let Some(target) = rule.target().filter(|target| !chains.contains_key(*target)) {
-                    return Err(Refused::NoChain(target.to_owned(), chain.clone()));
-                }
-                if let Some(set) = rule.set().filter(|set| !self.sets.contains_key(*set)) {
-                    return Err(Refused::NoSet(set.clone()));
-                }
-            }
-        }
-        Ok(())
+        let Some(tables) = self.families.get(&family) else {
+            return Ok(());
+        };
+        let mut faults = change
+            .replace
+            .iter()
+            .flat_map(|(chain, lines)| lines.iter().map(move |line| (chain, line)))
+            .filter_map(|(chain, line)| self.leads_nowhere(tables, chain, line));
+        faults.next().map_or(Ok(()), Err)
     }
 
     /// What [`Glance`] would show of it.
@@ -310,9 +325,4 @@ fn table_differences(
         );
     }
     found
-}
-
-/// Whether a rule's text has the name as a word of its own.
-pub(crate) fn mentions(line: &str, name: &str) -> bool {
-    line.split_ascii_whitespace().any(|word| word == name)
 }

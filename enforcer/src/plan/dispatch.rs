@@ -18,18 +18,24 @@ type Chains = BTreeMap<String, Vec<Rule<SetId>>>;
 /// Addresses in order, each with the chain that serves it.
 type Leaves = [(IpAddr, String)];
 
-/// Adds the tree of a direction: its root with `first` as first rule, if there is one, and the chains below. Each address
-/// in `leaves` goes to its chain, one that is not listed returns.
-pub(super) fn add(
-    chains: &mut Chains,
+/// The tree of a direction: its root with `first` as first rule, if there is one, and the chains below. Each address in
+/// `leaves` goes to its chain, one that is not listed returns.
+pub(super) fn tree(
     direction: Direction,
     first: Option<Rule<SetId>>,
     leaves: &Leaves,
     leaf_size: usize,
-) {
+) -> Chains {
+    let mut chains = Chains::new();
     let mut root: Vec<_> = first.into_iter().collect();
-    root.extend(node(chains, direction, leaves, leaf_size.max(1)));
+    root.extend(node(&mut chains, direction, leaves, leaf_size.max(1)));
     chains.insert(names::root(direction).to_owned(), root);
+    chains
+}
+
+/// Whether a chain is part of the tree of a direction.
+pub(super) fn is_of_tree(chain: &str, direction: Direction) -> bool {
+    chain == names::root(direction) || chain.starts_with(names::branch_prefix(direction))
 }
 
 /// The rules of one node of the tree; the chains below it are added to `chains`.
@@ -105,9 +111,7 @@ mod tests {
         let leaves: Vec<_> = (0..count)
             .map(|i| (address(i), format!("{}P-{i}", names::PREFIX)))
             .collect();
-        let mut chains = Chains::new();
-        add(&mut chains, Direction::Egress, Some(Rule::Drop), &leaves, 8);
-        chains
+        super::tree(Direction::Egress, Some(Rule::Drop), &leaves, 8)
     }
 
     /// The rules that a packet of the address is compared with until it is found.

@@ -6,13 +6,14 @@
 //! members come and go in the sets alone (only a group that outgrows the limit changes rules).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use ringfence_policy::{Direction, Isolation, PeerSet, Peers, Ports, Protocol};
+use ringfence_policy::{CompiledIsolation, Direction, PeerSet, Ports, Protocol};
 
-use crate::names::{self, SetId};
+use crate::names::SetId;
 use crate::rules::{PORT_SLOTS, PeerMatch, PortList, Rule};
-use crate::ruleset::{Element, Family, Set, SetKind, Tables};
+use crate::ruleset::{Element, Family, Set, SetKind};
 
 /// Ports that are all granted to the same peers: spans by protocol, disjoint and in order. `None` is every port.
 type PortUnion = Option<BTreeMap<Protocol, Vec<(u16, u16)>>>;
@@ -21,20 +22,26 @@ type PortUnion = Option<BTreeMap<Protocol, Vec<(u16, u16)>>>;
 struct Granted<'a> {
     /// The group's name; `None` is anyone.
     group: Option<&'a str>,
-    nets: Vec<IpNet>,
+    nets: Arc<Vec<IpNet>>,
     ports: PortUnion,
 }
 
-/// Adds the chain of an isolation and the sets that it needs.
-pub(super) fn add(
-    tables: &mut Tables,
-    isolation: &Isolation,
-    direction: Direction,
-    family: Family,
+/// What an isolation needs of a family: a chain, and the sets that it looks up.
+pub(super) struct Fragment {
+    pub(super) chain: Vec<Rule<SetId>>,
+    pub(super) sets: BTreeMap<SetId, Set>,
+}
+
+/// The part of an isolation in a family's ruleset. `nets` tells the members of a group.
+pub(super) fn fragment(
+    id: &str,
+    isolation: &CompiledIsolation,
+    (direction, family): (Direction, Family),
     limit: usize,
-) {
+    nets: impl FnMut(&str) -> Arc<Vec<IpNet>>,
+) -> Fragment {
     let mut builder = Builder {
-        id: &isolation.id,
+        id,
         direction,
         family,
         room: limit,
@@ -43,7 +50,7 @@ pub(super) fn add(
         rules: Vec::new(),
         groups: BTreeMap::new(),
     };
-    let mut granted = by_peers(isolation, family);
+    let mut granted = by_peers(isolation, family, nets);
     // Where anyone may reach every port, what else is granted makes no difference.
     if let Some(all) = granted
         .iter()
@@ -54,33 +61,32 @@ pub(super) fn add(
     // The small ones first, so that one large group does not push everything else out of the sets.
     granted.sort_by_key(|granted| granted.nets.len() * granted.singles().count().max(1));
     granted.iter().for_each(|granted| builder.grant(granted));
-    builder.finish(tables);
+    builder.finish()
 }
 
 /// The grants by peers: all ports of a group together.
-fn by_peers(isolation: &Isolation, family: Family) -> Vec<Granted<'_>> {
-    let mut merged: BTreeMap<Option<&str>, (Option<&PeerSet>, Vec<&Ports>)> = BTreeMap::new();
+fn by_peers(
+    isolation: &CompiledIsolation,
+    family: Family,
+    mut nets: impl FnMut(&str) -> Arc<Vec<IpNet>>,
+) -> Vec<Granted<'_>> {
+    let mut merged: BTreeMap<Option<&str>, Vec<&Ports>> = BTreeMap::new();
     for grant in &isolation.grants {
-        let (group, members) = match &grant.peers {
-            Peers::Any => (None, None),
-            Peers::Group { id, members } => (Some(id.as_str()), Some(&**members)),
-        };
         merged
-            .entry(group)
-            .or_insert((members, Vec::new()))
-            .1
+            .entry(grant.group.as_deref())
+            .or_default()
             .push(&grant.ports);
     }
-    let granted = merged.into_iter().map(|(group, (members, ports))| Granted {
+    let granted = merged.into_iter().map(|(group, ports)| Granted {
         group,
-        nets: members.map_or_else(|| family.halves().to_vec(), |members| networks(members, family)),
+        nets: group.map_or_else(|| Arc::new(family.halves().to_vec()), &mut nets),
         ports: union(&ports),
     });
     granted.collect()
 }
 
 /// The members of a family as sets can hold them.
-fn networks(members: &PeerSet, family: Family) -> Vec<IpNet> {
+pub(super) fn networks(members: &PeerSet, family: Family) -> Vec<IpNet> {
     let addresses = members.addresses.iter().map(|address| IpNet::from(*address));
     let nets = addresses.chain(members.networks.iter().copied());
     let nets = nets.filter(|net| Family::of_net(net) == family);
@@ -228,33 +234,32 @@ impl Builder<'_> {
         self.rules.push(Rule::Allow { ports, peers });
     }
 
-    fn finish(self, tables: &mut Tables) {
+    fn finish(self) -> Fragment {
         let lookups = [
             (SetId::any_port(self.family, self.id), SetKind::Net, self.nets),
             (SetId::ports(self.family, self.id), SetKind::NetPort, self.pairs),
         ];
-        let mut rules = Vec::new();
+        let mut sets = self.groups;
+        let mut chain = Vec::new();
         for (set, kind, elements) in lookups {
             let Some(elements) = elements else { continue };
-            tables.sets.insert(set.clone(), Set::new(kind, elements));
-            let with_port = kind == SetKind::NetPort;
-            rules.push(Rule::Allow {
+            sets.insert(set.clone(), Set::new(kind, elements));
+            chain.push(Rule::Allow {
                 ports: None,
                 peers: Some(PeerMatch {
                     set,
                     direction: self.direction,
-                    with_port,
+                    with_port: kind == SetKind::NetPort,
                 }),
             });
         }
         // Sorted: the order of equal grants must not depend on how many members a group has today.
         let own: BTreeSet<_> = self.rules.into_iter().collect();
-        rules.extend(own);
-        rules.push(Rule::Deny {
+        chain.extend(own);
+        chain.push(Rule::Deny {
             direction: self.direction,
         });
-        tables.sets.extend(self.groups);
-        tables.chains.insert(names::isolation_chain(self.id), rules);
+        Fragment { chain, sets }
     }
 }
 

@@ -1,123 +1,367 @@
-//! What a node's policies mean in sets and chains.
+//! What a node's policies mean in sets and chains, kept up to date part by part.
 //!
 //! ```text
-//!  NodePolicies ─┬─ addresses of isolated pods ─► gate sets, dispatch tree   (dispatch)
-//!                └─ isolations, each once ──────► sets of grants, one chain  (grants)
+//!  Compiled ─┬─ addresses of isolated pods ─► gate sets, dispatch trees      (dispatch)
+//!            └─ isolations, each once ──────► sets of grants, one chain each (grants)
 //! ```
+//!
+//! A change is planned anew only where it is: an isolation, or the isolations that name a group of peers, or the trees.
+//! What came out differently is noted as [`Touched`], so that nothing else has to be compared with the kernel either.
 
 mod dispatch;
+mod frame;
 mod grants;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use ringfence_policy::{Direction, Isolation, NodePolicies};
+use ipnet::IpNet;
+use ringfence_policy::{Changes, Compiled, CompiledIsolation, Direction, NodePolicies};
 
 use crate::names::{self, SetId};
 use crate::options::Options;
-use crate::rules::{DISCOVERY, PeerMatch, Rule};
-use crate::ruleset::{Element, Family, Hook, Ruleset, Set, SetKind, Tables};
+use crate::rules::Rule;
+use crate::ruleset::{Element, Family, Ruleset, Set, SetKind, Touched};
 
 /// Egress first: a packet leaves one pod before it reaches another.
 pub const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
 /// The rules that enforce `policies` on a node with these addresses, for these families.
 pub fn plan(policies: &NodePolicies, node: &[IpAddr], families: &[Family], options: &Options) -> Ruleset {
-    let tables = |family: &Family| (*family, family_tables(policies, node, *family, options));
-    Ruleset {
-        families: families.iter().map(tables).collect(),
+    let mut planner = Planner::new(families, options);
+    planner.update(&Compiled::from(policies), node, &Stale::everything());
+    planner.ruleset
+}
+
+/// What a plan no longer says rightly.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stale {
+    everything: bool,
+    pods: bool,
+    isolations: BTreeSet<String>,
+    groups: BTreeSet<String>,
+}
+
+impl Stale {
+    /// All of it.
+    pub fn everything() -> Self {
+        Self {
+            everything: true,
+            ..Self::default()
+        }
+    }
+
+    /// What these changes are about, too.
+    pub fn note(&mut self, changes: &Changes) {
+        self.pods |= !changes.pods.is_empty();
+        self.isolations.extend(changes.isolations.keys().cloned());
+        self.groups.extend(changes.groups.keys().cloned());
     }
 }
 
-fn family_tables(policies: &NodePolicies, node: &[IpAddr], family: Family, options: &Options) -> Tables {
-    let mut tables = Tables {
-        hooks: Hook::ALL
-            .into_iter()
-            .filter(|hook| *hook == Hook::Forward || options.police_own_node)
-            .collect(),
-        ..Tables::default()
-    };
-    let own = node.iter().filter(|address| Family::of(**address) == family);
-    let own = Set::new(SetKind::Address, own.map(|address| Element::address(*address)));
-    tables.sets.insert(SetId::node(family), own);
-    tables
-        .chains
-        .insert(names::FORWARD.to_owned(), forward(family, options));
-    tables
-        .chains
-        .insert(names::REVOKED.to_owned(), vec![Rule::Reset, Rule::Reject(family)]);
-    for direction in DIRECTIONS {
-        tables.chains.insert(
-            names::drop_chain(direction).to_owned(),
-            drop_rules(direction, options),
-        );
-        let isolated = isolated(policies, family, direction);
+/// Plans, and keeps what it planned.
+#[derive(Debug)]
+pub struct Planner {
+    options: Options,
+    ruleset: Ruleset,
+    touched: Touched,
+    isolations: BTreeMap<String, Planned>,
+    groups: BTreeMap<String, Group>,
+    /// How many isolations use each set of a family. The sets of groups are shared.
+    users: BTreeMap<(Family, SetId), usize>,
+}
+
+/// Whom an isolation serves: in one direction, pods with addresses of these families.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Service {
+    direction: Direction,
+    families: BTreeSet<Family>,
+}
+
+/// What was planned for an isolation.
+#[derive(Debug)]
+struct Planned {
+    service: Service,
+    groups: BTreeSet<String>,
+    sets: BTreeSet<(Family, SetId)>,
+}
+
+/// A group of peers that isolations use.
+#[derive(Debug, Default)]
+struct Group {
+    used_by: BTreeSet<String>,
+    /// Its members as sets can hold them, family by family; filled when they are needed.
+    nets: BTreeMap<Family, Arc<Vec<IpNet>>>,
+}
+
+impl Planner {
+    /// A planner for these families that knows no pods yet.
+    pub fn new(families: &[Family], options: &Options) -> Self {
+        let tables = |family: &Family| (*family, frame::tables(*family, options));
+        let mut planner = Self {
+            options: options.clone(),
+            ruleset: Ruleset {
+                families: families.iter().map(tables).collect(),
+            },
+            touched: Touched::default(),
+            isolations: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            users: BTreeMap::new(),
+        };
+        planner.touched = Touched::all(&planner.ruleset);
+        planner
+    }
+
+    /// What the kernel ought to hold.
+    pub fn ruleset(&self) -> &Ruleset {
+        &self.ruleset
+    }
+
+    /// What of the ruleset has become another since this was last asked.
+    pub fn take_touched(&mut self) -> Touched {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Plans anew what is stale, for a node with these addresses.
+    pub fn update(&mut self, compiled: &Compiled, node: &[IpAddr], stale: &Stale) {
+        let families: Vec<Family> = self.ruleset.families.keys().copied().collect();
+        for family in &families {
+            self.put_set(*family, SetId::node(*family), frame::own_addresses(*family, node));
+        }
+        let pods = stale.pods || stale.everything;
+        let served = pods.then(|| served(compiled, &self.ruleset));
+        for id in &self.stale_isolations(compiled, stale, served.as_ref()) {
+            let service = match (&served, self.isolations.get(id)) {
+                (Some(served), _) => served.get(id).cloned(),
+                (None, planned) => planned.map(|planned| planned.service.clone()),
+            };
+            match compiled.isolations.get(id).zip(service) {
+                Some((isolation, service)) => self.plan_isolation(id, isolation, service, compiled),
+                None => self.forget_isolation(id),
+            }
+        }
+        if pods {
+            for family in families {
+                for direction in DIRECTIONS {
+                    self.plan_tree(compiled, family, direction);
+                }
+            }
+        }
+    }
+
+    /// The isolations to plan anew. Empties what is known of the groups that changed.
+    fn stale_isolations(
+        &mut self,
+        compiled: &Compiled,
+        stale: &Stale,
+        served: Option<&BTreeMap<String, Service>>,
+    ) -> BTreeSet<String> {
+        if stale.everything {
+            self.groups.values_mut().for_each(|group| group.nets.clear());
+            let planned = self.isolations.keys();
+            return compiled.isolations.keys().chain(planned).cloned().collect();
+        }
+        let mut isolations = stale.isolations.clone();
+        for id in &stale.groups {
+            if let Some(group) = self.groups.get_mut(id) {
+                group.nets.clear();
+                isolations.extend(group.used_by.iter().cloned());
+            }
+        }
+        if let Some(served) = served {
+            let others = self
+                .isolations
+                .iter()
+                .filter(|(id, planned)| served.get(*id) != Some(&planned.service));
+            isolations.extend(others.map(|(id, _)| id.clone()));
+        }
+        isolations
+    }
+
+    fn plan_isolation(
+        &mut self,
+        id: &str,
+        isolation: &CompiledIsolation,
+        service: Service,
+        compiled: &Compiled,
+    ) {
+        let groups = isolation.grants.iter().filter_map(|grant| grant.group.clone());
+        let groups: BTreeSet<String> = groups.collect();
+        for group in &groups {
+            let group = self.groups.entry(group.clone()).or_default();
+            group.used_by.insert(id.to_owned());
+        }
+        let mut sets = BTreeSet::new();
+        let limit = self.options.flat_entries;
+        for family in &service.families {
+            let nets = |group: &str| self.nets(group, compiled, *family);
+            let place = (service.direction, *family);
+            let fragment = grants::fragment(id, isolation, place, limit, nets);
+            for (set, content) in fragment.sets {
+                sets.insert((*family, set.clone()));
+                self.put_set(*family, set, content);
+            }
+            self.put_chain(*family, names::isolation_chain(id), fragment.chain);
+        }
+        for set in &sets {
+            *self.users.entry(set.clone()).or_default() += 1;
+        }
+        let planned = Planned {
+            service,
+            groups,
+            sets,
+        };
+        if let Some(old) = self.isolations.insert(id.to_owned(), planned) {
+            self.release(id, &old);
+        }
+    }
+
+    fn forget_isolation(&mut self, id: &str) {
+        if let Some(old) = self.isolations.remove(id) {
+            self.release(id, &old);
+        }
+    }
+
+    /// Lets go of what an isolation used, once: what it still uses, it uses by its present plan.
+    fn release(&mut self, id: &str, old: &Planned) {
+        for set in &old.sets {
+            let Some(users) = self.users.get_mut(set) else {
+                continue;
+            };
+            *users -= 1;
+            if *users == 0 {
+                self.users.remove(set);
+                self.drop_set(set.0, &set.1);
+            }
+        }
+        let now = self.isolations.get(id).map(|planned| &planned.service.families);
+        let left = old
+            .service
+            .families
+            .iter()
+            .filter(|family| now.is_none_or(|now| !now.contains(family)));
+        for family in left.copied().collect::<Vec<_>>() {
+            self.drop_chain(family, &names::isolation_chain(id));
+        }
+        let now = self.isolations.get(id).map(|planned| &planned.groups);
+        for group in old
+            .groups
+            .iter()
+            .filter(|group| now.is_none_or(|now| !now.contains(*group)))
+        {
+            let Some(known) = self.groups.get_mut(group) else {
+                continue;
+            };
+            known.used_by.remove(id);
+            if known.used_by.is_empty() {
+                self.groups.remove(group);
+            }
+        }
+    }
+
+    /// The members of a group of a family, as sets can hold them.
+    fn nets(&mut self, group: &str, compiled: &Compiled, family: Family) -> Arc<Vec<IpNet>> {
+        let known = self.groups.entry(group.to_owned()).or_default();
+        let fill = || {
+            // A group that is missing has no members: what cannot be found stays closed.
+            let members = compiled.groups.get(group);
+            Arc::new(members.map_or_else(Vec::new, |members| grants::networks(members, family)))
+        };
+        Arc::clone(known.nets.entry(family).or_insert_with(fill))
+    }
+
+    fn plan_tree(&mut self, compiled: &Compiled, family: Family, direction: Direction) {
+        let isolated = isolated(compiled, family, direction);
         let gate = isolated.keys().map(|address| Element::address(*address));
-        tables.sets.insert(
+        self.put_set(
+            family,
             SetId::isolated(family, direction),
             Set::new(SetKind::Address, gate),
         );
-        for isolation in distinct(&isolated) {
-            grants::add(&mut tables, isolation, direction, family, options.flat_entries);
+        let leaves: Vec<(IpAddr, String)> = isolated
+            .into_iter()
+            .map(|(address, id)| (address, names::isolation_chain(id)))
+            .collect();
+        let first = frame::first_of_tree(family, direction, &self.options);
+        let tree = dispatch::tree(direction, first, &leaves, self.options.leaf_size);
+        let tables = self.ruleset.families.get(&family);
+        let old = tables.into_iter().flat_map(|tables| tables.chains.keys());
+        let gone: Vec<String> = old
+            .filter(|chain| dispatch::is_of_tree(chain, direction) && !tree.contains_key(*chain))
+            .cloned()
+            .collect();
+        gone.iter().for_each(|chain| self.drop_chain(family, chain));
+        tree.into_iter()
+            .for_each(|(chain, rules)| self.put_chain(family, chain, rules));
+    }
+
+    fn put_set(&mut self, family: Family, id: SetId, set: Set) {
+        let Some(tables) = self.ruleset.families.get_mut(&family) else {
+            return;
+        };
+        if tables.sets.get(&id) != Some(&set) {
+            self.touched.sets.insert((family, id.clone()));
+            tables.sets.insert(id, set);
         }
-        let free = direction == Direction::Ingress || !options.police_own_node;
-        let own_node = free.then(|| Rule::Allow {
-            ports: None,
-            peers: Some(peers(SetId::node(family), direction)),
-        });
-        let leaves = isolated
-            .iter()
-            .map(|(address, isolation)| (*address, names::isolation_chain(&isolation.id)));
-        dispatch::add(
-            &mut tables.chains,
-            direction,
-            own_node,
-            &leaves.collect::<Vec<_>>(),
-            options.leaf_size,
-        );
     }
-    tables
-}
 
-fn peers(set: SetId, direction: Direction) -> PeerMatch<SetId> {
-    PeerMatch {
-        set,
-        direction,
-        with_port: false,
+    fn drop_set(&mut self, family: Family, id: &SetId) {
+        let tables = self.ruleset.families.get_mut(&family);
+        if tables.is_some_and(|tables| tables.sets.remove(id).is_some()) {
+            self.touched.sets.insert((family, id.clone()));
+        }
+    }
+
+    fn put_chain(&mut self, family: Family, chain: String, rules: Vec<Rule<SetId>>) {
+        let Some(tables) = self.ruleset.families.get_mut(&family) else {
+            return;
+        };
+        if tables.chains.get(&chain) != Some(&rules) {
+            self.touched.chains.insert((family, chain.clone()));
+            tables.chains.insert(chain, rules);
+        }
+    }
+
+    fn drop_chain(&mut self, family: Family, chain: &str) {
+        let tables = self.ruleset.families.get_mut(&family);
+        if tables.is_some_and(|tables| tables.chains.remove(chain).is_some()) {
+            self.touched.chains.insert((family, chain.to_owned()));
+        }
     }
 }
 
-/// The first chain: what known connections and pods that nobody isolates go through, and nothing more.
-fn forward(family: Family, options: &Options) -> Vec<Rule<SetId>> {
-    let mut rules = vec![
-        Rule::Revoked {
-            mark: options.revoked_mark,
-        },
-        Rule::Established,
-        Rule::RelatedIcmp(family),
-    ];
-    if family == Family::V6 {
-        rules.extend(DISCOVERY.map(|icmp_type| Rule::Discovery { icmp_type }));
+/// The isolations that pods name, each with whom it serves.
+fn served(compiled: &Compiled, ruleset: &Ruleset) -> BTreeMap<String, Service> {
+    let mut served: BTreeMap<String, Service> = BTreeMap::new();
+    for pod in compiled.pods.values() {
+        let families = pod.addresses.iter().map(|address| Family::of(*address));
+        let families: BTreeSet<Family> = families
+            .filter(|family| ruleset.families.contains_key(family))
+            .collect();
+        let named = [
+            (&pod.ingress, Direction::Ingress),
+            (&pod.egress, Direction::Egress),
+        ];
+        for (id, direction) in named {
+            let Some(id) = id else { continue };
+            match served.get_mut(id) {
+                Some(service) => service.families.extend(&families),
+                None => {
+                    let families = families.clone();
+                    served.insert(id.clone(), Service { direction, families });
+                }
+            }
+        }
     }
-    rules.extend(DIRECTIONS.map(|direction| Rule::Gate {
-        direction,
-        set: SetId::isolated(family, direction),
-    }));
-    rules
+    served
 }
 
-fn drop_rules(direction: Direction, options: &Options) -> Vec<Rule<SetId>> {
-    let log = options
-        .log
-        .clone()
-        .map(|options| Rule::Log { direction, options });
-    log.into_iter().chain([Rule::Drop]).collect()
-}
-
-/// The isolated addresses of a family. An address that two pods claim is the one's that `resolve` gave it to.
-fn isolated(policies: &NodePolicies, family: Family, direction: Direction) -> BTreeMap<IpAddr, &Isolation> {
+/// The isolated addresses of a family, each with its isolation. An address that two pods claim is the one's that the
+/// policies' meaning gave it to.
+fn isolated(compiled: &Compiled, family: Family, direction: Direction) -> BTreeMap<IpAddr, &str> {
     let mut isolated = BTreeMap::new();
-    for pod in policies.pods.values() {
+    for pod in compiled.pods.values() {
         let isolation = match direction {
             Direction::Egress => pod.egress.as_deref(),
             Direction::Ingress => pod.ingress.as_deref(),
@@ -131,12 +375,4 @@ fn isolated(policies: &NodePolicies, family: Family, direction: Direction) -> BT
         }
     }
     isolated
-}
-
-fn distinct<'a>(isolated: &BTreeMap<IpAddr, &'a Isolation>) -> impl Iterator<Item = &'a Isolation> {
-    isolated
-        .values()
-        .map(|isolation| (isolation.id.as_str(), *isolation))
-        .collect::<BTreeMap<_, _>>()
-        .into_values()
 }

@@ -1,5 +1,6 @@
 //! The rules mean what the policies mean, also half way through a transaction: random worlds, no kernel.
 
+mod events;
 mod small;
 mod transactions;
 mod watches;
@@ -86,9 +87,15 @@ fn ruleset(world: &World, options: &Options) -> Ruleset {
 /// The state after all phases, as the kernel would make it.
 fn committed(mut state: State, ruleset: &Ruleset) -> State {
     for phase in diff(&state, ruleset).expect("a transaction").phases {
-        state.apply(&phase).expect("the kernel takes the phase");
+        take(&mut state, &phase);
     }
     state
+}
+
+/// Makes the change, as a kernel that takes nothing that leads nowhere.
+fn take(state: &mut State, phase: &Phase) {
+    state.apply(phase).expect("the kernel takes the phase");
+    assert_eq!(state.fault(), None, "after {phase:?}");
 }
 
 fn local(world: &World, address: IpAddr) -> Option<&Pod> {
@@ -124,7 +131,7 @@ fn moments(state: &State, phases: &[Phase]) -> Vec<State> {
             Phase::Chains(..) => vec![phase.clone()],
         };
         for step in steps {
-            state.apply(&step).expect("the kernel takes the step");
+            take(&mut state, &step);
             moments.push(state.clone());
         }
     }

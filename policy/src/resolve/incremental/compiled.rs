@@ -172,6 +172,51 @@ impl Compiled {
     }
 }
 
+impl From<&NodePolicies> for Compiled {
+    fn from(policies: &NodePolicies) -> Self {
+        let mut compiled = Self::default();
+        for (key, pod) in &policies.pods {
+            let mut named = |isolation: &Option<Arc<Isolation>>| {
+                isolation.as_ref().map(|isolation| {
+                    compiled.insert(isolation);
+                    isolation.id.clone()
+                })
+            };
+            let pod = CompiledPod {
+                addresses: pod.addresses.clone(),
+                ingress: named(&pod.ingress),
+                egress: named(&pod.egress),
+            };
+            compiled.pods.insert(key.clone(), pod);
+        }
+        compiled
+    }
+}
+
+impl Compiled {
+    fn insert(&mut self, isolation: &Isolation) {
+        if self.isolations.contains_key(&isolation.id) {
+            return;
+        }
+        let groups = &mut self.groups;
+        let grants = isolation.grants.iter().map(|grant| CompiledGrant {
+            group: match &grant.peers {
+                Peers::Any => None,
+                Peers::Group { id, members } => {
+                    groups.entry(id.clone()).or_insert_with(|| Arc::clone(members));
+                    Some(id.clone())
+                }
+            },
+            ports: grant.ports.clone(),
+        });
+        let compiled = CompiledIsolation {
+            policies: isolation.policies.clone(),
+            grants: grants.collect(),
+        };
+        self.isolations.insert(isolation.id.clone(), compiled);
+    }
+}
+
 fn apply_each<K: Ord + Clone, T: Clone>(things: &mut BTreeMap<K, T>, changes: &BTreeMap<K, Change<T>>) {
     for (key, change) in changes {
         match change {

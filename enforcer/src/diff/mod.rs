@@ -1,0 +1,354 @@
+//! From what the kernel holds to what it ought to hold, without a moment that is more open or more closed than both.
+//!
+//! A transaction runs in this order: new sets are filled and existing ones gain elements; chains switch, one atomic
+//! restore per family; existing sets lose elements and sets without a use are destroyed.
+//!
+//! Between the first and the last step an existing set holds the old *and* the new elements. That is harmless as long as
+//! every rule that looks it up, for every pod it serves, is the same before and after: the union of the elements grants
+//! the union of the flows. It is not when a rule appears, goes, or begins to serve another pod in the same
+//! transaction: a peer that is new to the set would meet a port or a pod that is only in the old rules. Such a set is not
+//! changed in place. It gets a new generation, under another name, and the chains switch to it at once. See
+//! [`uses`].
+//!
+//! The promise is one for each pod and direction. A flow between two pods is checked twice, and the two checks may change
+//! one after the other on one node as they do on two.
+
+mod uses;
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::names::{SetId, SetName};
+use crate::rules::Rule;
+use crate::ruleset::{Element, Family, Hook, Ruleset, Set, Tables, Touched};
+use crate::state::{ChainChange, HeldSet, HeldTables, JumpChange, Phase, SetChange, State, Transaction};
+use uses::Uses;
+
+/// The fewest elements that a new set has room for.
+const LEAST_CAPACITY: usize = 1024;
+
+/// The changes that make the kernel hold `wanted`. Empty when it does. Families that `wanted` lacks are left alone.
+///
+/// # Errors
+/// Too many leftovers of a set are in the way.
+pub fn diff(state: &State, wanted: &Ruleset) -> Result<Transaction> {
+    let Some(first) = wanted.families.keys().next() else {
+        return Ok(Transaction::default());
+    };
+    let mut scope = Touched::all(wanted);
+    for (family, tables) in state
+        .families
+        .iter()
+        .filter(|(family, _)| wanted.families.contains_key(family))
+    {
+        scope
+            .chains
+            .extend(tables.chains.keys().map(|chain| (*family, chain.clone())));
+    }
+    for (name, held) in &state.sets {
+        // A set of ours that is in no family, or in one that is not enforced, goes with the first.
+        let family = held.family.filter(|family| wanted.families.contains_key(family));
+        scope.sets.insert((family.unwrap_or(*first), name.id()));
+    }
+    diff_touched(state, wanted, &scope)
+}
+
+/// As [`diff`], where everything but what is `touched` is known to be held as it is wanted.
+///
+/// # Errors
+/// As [`diff`].
+pub fn diff_touched(state: &State, wanted: &Ruleset, touched: &Touched) -> Result<Transaction> {
+    let mut fill = Vec::new();
+    let mut switch = Vec::new();
+    let mut drain = Vec::new();
+    let mut settled = Vec::new();
+    for (family, tables) in &wanted.families {
+        let family = FamilyDiff::new(state, *family, tables, touched)?;
+        fill.extend(family.fill());
+        let change = family.switch();
+        if !change.is_empty() {
+            switch.push(Phase::Chains(family.family, change));
+        }
+        drain.extend(family.drain(state));
+        let plans = family.sets.values();
+        settled.extend(plans.map(|plan| (plan.name.clone(), Arc::clone(&plan.wanted.members))));
+    }
+    let sets = |changes: Vec<SetChange>| (!changes.is_empty()).then_some(Phase::Sets(changes));
+    let phases = sets(fill).into_iter().chain(switch).chain(sets(drain));
+    Ok(Transaction {
+        phases: phases.collect(),
+        settled,
+    })
+}
+
+/// What becomes of one wanted set.
+struct SetPlan<'a> {
+    name: SetName,
+    wanted: &'a Set,
+    /// The set has to be made; otherwise it exists and changes in place.
+    create: bool,
+    add: Vec<Element>,
+    remove: Vec<Element>,
+}
+
+struct FamilyDiff<'a> {
+    family: Family,
+    held: &'a HeldTables,
+    tables: &'a Tables,
+    /// The chains and sets that may differ; no others do.
+    chains: BTreeSet<&'a String>,
+    touched: BTreeSet<&'a SetId>,
+    sets: BTreeMap<&'a SetId, SetPlan<'a>>,
+}
+
+/// What is held of a family that nothing was read of.
+static NOTHING: HeldTables = HeldTables {
+    chains: BTreeMap::new(),
+    jumps: BTreeMap::new(),
+};
+
+impl<'a> FamilyDiff<'a> {
+    fn new(state: &'a State, family: Family, tables: &'a Tables, touched: &'a Touched) -> Result<Self> {
+        let held = state.families.get(&family).unwrap_or(&NOTHING);
+        let chains: BTreeSet<&String> = of_family(&touched.chains, family).collect();
+        let touched: BTreeSet<&SetId> = of_family(&touched.sets, family).collect();
+        let uses = Uses::new(held, tables, chains.iter().copied());
+        let mut sets = BTreeMap::new();
+        for id in &touched {
+            if let Some((id, wanted)) = tables.sets.get_key_value(*id) {
+                sets.insert(id, plan_set(state, held, &uses, family, id, wanted)?);
+            }
+        }
+        Ok(Self {
+            family,
+            held,
+            tables,
+            chains,
+            touched,
+            sets,
+        })
+    }
+
+    fn fill(&self) -> Vec<SetChange> {
+        let mut changes = Vec::new();
+        for plan in self.sets.values() {
+            if plan.create {
+                changes.push(SetChange::Create {
+                    name: plan.name.clone(),
+                    kind: plan.wanted.kind,
+                    family: self.family,
+                    capacity: capacity(plan.wanted.members.len()),
+                });
+            }
+            if !plan.add.is_empty() {
+                changes.push(SetChange::Add(plan.name.clone(), plan.add.clone()));
+            }
+        }
+        changes
+    }
+
+    fn switch(&self) -> ChainChange {
+        let renamed: BTreeSet<&SetId> = self
+            .sets
+            .iter()
+            .filter(|(_, plan)| plan.create)
+            .map(|(id, _)| *id)
+            .collect();
+        let refers = |chain: &&String| {
+            let rules = self.tables.chains.get(*chain);
+            let mut sets = rules.into_iter().flatten().filter_map(|rule| rule.set());
+            sets.any(|set| renamed.contains(set))
+        };
+        let follow = self
+            .tables
+            .chains
+            .keys()
+            .filter(|chain| !renamed.is_empty() && refers(chain));
+        let candidates: BTreeSet<&String> = self.chains.iter().copied().chain(follow).collect();
+        let wanted = candidates
+            .iter()
+            .filter_map(|chain| self.tables.chains.get_key_value(*chain));
+        let replace = wanted
+            .map(|(chain, rules)| {
+                (
+                    chain.clone(),
+                    rules
+                        .iter()
+                        .map(|rule| self.line(chain, rule))
+                        .collect::<Vec<_>>(),
+                )
+            })
+            .filter(|(chain, lines)| self.held.chains.get(chain) != Some(lines));
+        let stale = candidates.iter().filter(|chain| {
+            self.held.chains.contains_key(**chain) && !self.tables.chains.contains_key(**chain)
+        });
+        ChainChange {
+            replace: replace.collect(),
+            delete: stale.map(|chain| (*chain).clone()).collect(),
+            jumps: self.jumps(),
+        }
+    }
+
+    /// A rule as it is written: its set by the name that it has, or will have.
+    fn line(&self, chain: &str, rule: &Rule<SetId>) -> String {
+        let bound = rule.map(|id| match self.sets.get(id) {
+            Some(plan) => plan.name.clone(),
+            None => self.bound(chain, id).unwrap_or_else(|| id.generation('a')),
+        });
+        bound.to_string()
+    }
+
+    /// The name of a set that nothing changes about, as the chain's rules have it, or else another's.
+    fn bound(&self, chain: &str, id: &SetId) -> Option<SetName> {
+        let own = self.held.chains.get(chain);
+        let lines = own
+            .into_iter()
+            .flatten()
+            .chain(self.held.chains.values().flatten());
+        let mut names = lines
+            .filter_map(|line| set_in(line))
+            .filter(|name| name.id() == *id);
+        names.next()
+    }
+
+    fn jumps(&self) -> BTreeMap<Hook, JumpChange> {
+        let jumps = Hook::ALL.into_iter().filter_map(|hook| {
+            let held = self.held.jumps_in(hook);
+            let wanted: &[usize] = if self.tables.hooks.contains(&hook) {
+                &[1]
+            } else {
+                &[]
+            };
+            let change = JumpChange {
+                remove: held.len(),
+                insert: !wanted.is_empty(),
+            };
+            (held != wanted).then_some((hook, change))
+        });
+        jumps.collect()
+    }
+
+    fn drain(&self, state: &State) -> Vec<SetChange> {
+        let shrinking = self.sets.values().filter(|plan| !plan.remove.is_empty());
+        let mut changes: Vec<_> = shrinking
+            .map(|plan| SetChange::Remove(plan.name.clone(), plan.remove.clone()))
+            .collect();
+        for id in &self.touched {
+            let used = self.sets.get(*id).map(|plan| &plan.name);
+            let stale = generations(state, id)
+                .into_iter()
+                .filter(|(name, _)| Some(*name) != used);
+            changes.extend(stale.map(|(name, _)| SetChange::Destroy(name.clone())));
+        }
+        changes
+    }
+}
+
+/// The parts of a family.
+fn of_family<T: Ord>(parts: &BTreeSet<(Family, T)>, family: Family) -> impl Iterator<Item = &T> {
+    parts
+        .iter()
+        .filter(move |(of, _)| *of == family)
+        .map(|(_, part)| part)
+}
+
+fn plan_set<'a>(
+    state: &State,
+    held: &HeldTables,
+    uses: &Uses,
+    family: Family,
+    id: &SetId,
+    wanted: &'a Set,
+) -> Result<SetPlan<'a>> {
+    let existing = generations(state, id);
+    // The generation in use; or, if none is, a leftover of an interrupted transaction.
+    let several = existing.len() > 1;
+    let mut used = existing.iter().filter(|(name, _)| several && in_use(held, name));
+    let current = used.next().or(existing.first());
+    if let Some((name, set)) = current
+        && set.kind == Some(wanted.kind)
+        && set.family == Some(family)
+    {
+        let (add, remove) = changes(&set.members, &wanted.members);
+        let fits = set.members.len() + add.len() <= set.capacity;
+        if fits && (add.is_empty() || uses.grows(id)) && (remove.is_empty() || uses.shrinks(id)) {
+            return Ok(SetPlan {
+                name: (*name).clone(),
+                wanted,
+                create: false,
+                add,
+                remove,
+            });
+        }
+    }
+    let taken: BTreeSet<_> = existing.iter().map(|(name, _)| (*name).clone()).collect();
+    let name = ('a'..='z')
+        .map(|letter| id.generation(letter))
+        .find(|name| !taken.contains(name))
+        .ok_or_else(|| Error::NoGeneration(id.to_string()))?;
+    Ok(SetPlan {
+        name,
+        wanted,
+        create: true,
+        add: wanted.members.to_vec(),
+        remove: Vec::new(),
+    })
+}
+
+/// The sets in the kernel that carry this meaning.
+fn generations<'s>(state: &'s State, id: &SetId) -> Vec<(&'s SetName, &'s HeldSet)> {
+    let range = id.generation('a')..=id.generation('z');
+    state
+        .sets
+        .range(range)
+        .filter(|(name, _)| name.id() == *id)
+        .collect()
+}
+
+fn in_use(held: &HeldTables, name: &SetName) -> bool {
+    let mut lines = held.chains.values().flatten();
+    lines.any(|line| set_in(line).as_ref() == Some(name))
+}
+
+/// The set of ours that a rule's text names.
+fn set_in(line: &str) -> Option<SetName> {
+    let mut words = line.split_ascii_whitespace();
+    words.find(|word| *word == "--match-set")?;
+    SetName::parse(words.next()?)
+}
+
+/// Room to grow: a set that outgrows its capacity costs a new generation.
+fn capacity(elements: usize) -> usize {
+    (elements * 2).next_power_of_two().max(LEAST_CAPACITY)
+}
+
+/// What is in `new` only and what is in `old` only; both are sorted.
+fn changes(old: &[Element], new: &[Element]) -> (Vec<Element>, Vec<Element>) {
+    let (mut add, mut remove) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (old, new);
+    loop {
+        match (old, new) {
+            ([], rest) => {
+                add.extend(rest);
+                return (add, remove);
+            }
+            (rest, []) => {
+                remove.extend(rest);
+                return (add, remove);
+            }
+            ([was, were @ ..], [is, are @ ..]) => match was.cmp(is) {
+                Ordering::Equal => (old, new) = (were, are),
+                Ordering::Less => {
+                    remove.push(*was);
+                    old = were;
+                }
+                Ordering::Greater => {
+                    add.push(*is);
+                    new = are;
+                }
+            },
+        }
+    }
+}
