@@ -51,6 +51,8 @@ pub struct Settings {
     pub conntrack: Option<Conntrack>,
     /// What is counted.
     pub counters: Counters,
+    /// When the program started.
+    pub started: Instant,
     /// Becomes ready when the kernel holds what the policies say for the first time.
     pub ready: Check,
 }
@@ -172,6 +174,10 @@ impl Agent {
                     .counters
                     .duration
                     .observe(started.elapsed().as_secs_f64());
+                if self.settings.counters.start_to_sync.get() == 0.0 {
+                    let since = self.settings.started.elapsed().as_secs_f64();
+                    self.settings.counters.start_to_sync.set(since);
+                }
                 self.settings.counters.last_sync.set(now());
                 tracing::debug!(writes, elapsed = ?started.elapsed(), "the kernel holds what the policies say");
             }

@@ -16,6 +16,7 @@ use ringfence_telemetry::client::{self, Limits};
 use ringfence_telemetry::health::Health;
 use ringfence_telemetry::metrics::{Metrics, Program};
 use ringfence_telemetry::{http, shutdown};
+use tokio::time::Instant;
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
@@ -58,6 +59,7 @@ fn report(findings: &[Finding]) -> ExitCode {
 }
 
 async fn run(args: RunArgs) -> anyhow::Result<()> {
+    let started = Instant::now();
     let shutdown = shutdown::on_signals()?;
     let options = args.rules.options()?;
     let counters = Counters::default();
@@ -93,6 +95,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         tools,
         conntrack: Some(Conntrack::open()?),
         counters,
+        started,
         ready,
     };
     Agent::new(settings).run(updates, shutdown).await?;

@@ -1,5 +1,7 @@
 //! What the enforcer counts.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family as Labelled;
@@ -72,6 +74,8 @@ pub struct Counters {
     pub syncs: Counter,
     /// How long one took, from the world to the kernel, in seconds.
     pub duration: Histogram,
+    /// How long the first one came after the start, in seconds.
+    pub start_to_sync: Gauge<f64, AtomicU64>,
     /// When the last one ended, in seconds since 1970.
     pub last_sync: Gauge,
     /// Times that something else had changed our rules or sets.
@@ -95,6 +99,7 @@ impl Default for Counters {
             writes: Writes::default(),
             syncs: Counter::default(),
             duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            start_to_sync: Gauge::default(),
             last_sync: Gauge::default(),
             repairs: Counter::default(),
             revoked: Counter::default(),
@@ -146,6 +151,11 @@ impl Counters {
             self.duration.clone(),
         );
         registry.register(
+            "ringfence_enforcer_start_to_sync_seconds",
+            "Time from the start to the kernel holding what the policies say for the first time; 0 until then",
+            self.start_to_sync.clone(),
+        );
+        registry.register(
             "ringfence_enforcer_last_sync_timestamp_seconds",
             "When the kernel was last found to hold what the policies say, in seconds since 1970",
             self.last_sync.clone(),
@@ -166,6 +176,10 @@ impl Counters {
             self.restored.clone(),
         );
         registry.register("ringfence_enforcer_errors", "Errors by name", self.errors.clone());
+        self.register_sizes(registry);
+    }
+
+    fn register_sizes(&self, registry: &mut Registry) {
         registry.register(
             "ringfence_enforcer_isolated_pods",
             "Pods of this node that a policy isolates",

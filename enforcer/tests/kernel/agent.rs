@@ -46,6 +46,7 @@ pub(crate) fn start(namespace: &Namespace, variant: Variant) -> Running {
         tools: namespace.tools(&counters.writes),
         conntrack: Some(namespace.inside(|| Conntrack::open().expect("the kernel tracks connections"))),
         counters: counters.clone(),
+        started: tokio::time::Instant::now(),
         ready: ready.clone(),
     };
     let (updates, received): (_, UnboundedReceiver<Update>) = unbounded();

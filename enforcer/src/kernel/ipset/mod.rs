@@ -16,17 +16,18 @@ use crate::netlink::socket::Socket;
 use crate::ruleset::{Element, Family, SetKind};
 use crate::state::{HeldSet, SetChange};
 
-/// The buckets that a new set starts with; it doubles them as it grows. Most sets stay small.
-const BUCKETS: u32 = 64;
+/// The fewest buckets that a new set starts with; it doubles them as it grows. Most sets stay small.
+const BUCKETS: usize = 64;
 
 /// Errors of ipset's own: no such type, a set that a rule still refers to, a set that is full.
 const NO_TYPE: i32 = 4098;
 const BUSY: i32 = 4100;
 const FULL: i32 = 4352;
 
-/// How long to wait for a set to be let go: nftables does so a moment after the rule that used it is gone.
-const DESTROY_ATTEMPTS: usize = 6;
-const DESTROY_PAUSE: Duration = Duration::from_millis(50);
+/// How long to wait for a set to be let go, doubled each time: nftables does so a moment after the rule that used it is
+/// gone. 250 ms in all.
+const DESTROY_ATTEMPTS: u32 = 8;
+const DESTROY_PAUSE: Duration = Duration::from_millis(2);
 
 /// The sets of a network namespace.
 #[derive(Debug)]
@@ -97,24 +98,36 @@ impl Sets {
     /// # Errors
     /// The kernel refuses one; those before it have taken effect.
     pub fn write(&mut self, changes: &[SetChange]) -> Result<()> {
-        changes.iter().try_for_each(|change| match change {
-            SetChange::Create {
-                name,
-                kind,
-                family,
-                capacity,
-            } => self.create(name, *kind, *family, *capacity),
-            SetChange::Add(name, elements) => self.change(name, true, elements),
-            SetChange::Remove(name, elements) => self.change(name, false, elements),
-            SetChange::Destroy(name) => self.destroy(name),
-        })
+        changes
+            .iter()
+            .enumerate()
+            .try_for_each(|(at, change)| match change {
+                SetChange::Create {
+                    name,
+                    kind,
+                    family,
+                    capacity,
+                } => {
+                    // Room for what comes next: each time a set doubles its buckets, the kernel waits for all processors.
+                    let coming = match changes.get(at + 1) {
+                        Some(SetChange::Add(next, elements)) if next == name => elements.len(),
+                        _ => 0,
+                    };
+                    let buckets = coming.max(BUCKETS).next_power_of_two();
+                    self.create(name, *kind, *family, (buckets, *capacity))
+                }
+                SetChange::Add(name, elements) => self.change(name, true, elements),
+                SetChange::Remove(name, elements) => self.change(name, false, elements),
+                SetChange::Destroy(name) => self.destroy(name),
+            })
     }
 
-    fn create(&mut self, name: &SetName, kind: SetKind, family: Family, capacity: usize) -> Result<()> {
+    fn create(&mut self, name: &SetName, kind: SetKind, family: Family, sizes: (usize, usize)) -> Result<()> {
         let revision = self.revision(kind, family)?;
-        let capacity = u32::try_from(capacity).unwrap_or(u32::MAX);
+        let number = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
+        let sizes = (number(sizes.0), number(sizes.1));
         let sequence = self.socket.next_sequence();
-        let request = wire::create(name, kind, revision, family, (BUCKETS, capacity), sequence);
+        let request = wire::create(name, kind, revision, family, sizes, sequence);
         self.request(&request, sequence)
             .map_err(|error| refused(error, format!("create the set {name} ({})", kind.ipset())))
     }
@@ -140,7 +153,7 @@ impl Sets {
             let request = wire::destroy(name, sequence);
             match self.request(&request, sequence) {
                 Err(Failure::Refused(BUSY)) if attempt < DESTROY_ATTEMPTS => {
-                    std::thread::sleep(DESTROY_PAUSE);
+                    std::thread::sleep(DESTROY_PAUSE * 2_u32.pow(attempt - 1));
                 }
                 // Gone already.
                 Err(Failure::Refused(error)) if Errno::from_raw(error) == Errno::ENOENT => break,
