@@ -15,6 +15,7 @@
 pub mod deploy;
 pub mod images;
 pub mod kube_objects;
+pub mod net_lab;
 pub mod probe;
 pub mod scenario;
 pub mod shop;

@@ -118,6 +118,20 @@ const STAGES: &[Stage] = &[
         checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--no-fail-fast"]),
     },
     Stage {
+        name: "storm",
+        about: "the enforcer's process between a real API server and real packets: changes, kills, outages",
+        needs: &[Need::Packages, Need::ApiServer],
+        checks: Checks::Cargo(&[
+            "test",
+            "-p",
+            "ringfence-enforcer",
+            "--test",
+            "storm",
+            "--",
+            "--test-threads=1",
+        ]),
+    },
+    Stage {
         name: "testbed",
         about: "whole clusters: killed half way, in every family and proxy mode",
         needs: &[Need::Packages, Need::Cluster],
