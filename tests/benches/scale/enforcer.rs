@@ -1,0 +1,176 @@
+//! The enforcers' processes: what they cost.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, SysconfVar, sysconf};
+use ringfence_tests::kube_objects::kubectl;
+use ringfence_tests::probe;
+use ringfence_tests::testbed::{Cluster, Node};
+
+use crate::print::Figures;
+
+/// When a restart is given up.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The enforcers of a cluster.
+pub(crate) struct Enforcers<'a> {
+    cluster: &'a Cluster,
+    nodes: Vec<Node>,
+}
+
+impl<'a> Enforcers<'a> {
+    pub(crate) fn find(cluster: &'a Cluster) -> Result<Self> {
+        // Not what is measured, and the machine has few cores.
+        let away = [
+            "-n",
+            "ringfence-system",
+            "scale",
+            "deployment/ringfence-operator",
+            "--replicas=0",
+        ];
+        kubectl(cluster, &away)?;
+        Ok(Self {
+            cluster,
+            nodes: cluster.nodes(),
+        })
+    }
+
+    /// Waits until they have nothing to do.
+    pub(crate) fn settle(&self) -> Result<()> {
+        let started = Instant::now();
+        while self.cpu_share(Duration::from_secs(3))? > 3.0 {
+            anyhow::ensure!(started.elapsed() < LIMIT, "the enforcers do not come to rest");
+        }
+        Ok(())
+    }
+
+    /// The processor time that all of them have used, with the processes that they started.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        self.nodes.iter().map(|node| cpu_of(process(node)?)).sum()
+    }
+
+    /// What one of them uses of a core, in percent, while time passes.
+    pub(crate) fn cpu_share(&self, time: Duration) -> Result<f64> {
+        let before = self.cpu()?;
+        sleep(time);
+        let nodes = f64::from(u32::try_from(self.nodes.len())?);
+        Ok((self.cpu()? - before).as_secs_f64() / time.as_secs_f64() * 100.0 / nodes)
+    }
+
+    /// The most that one of them holds in memory, in MB.
+    pub(crate) fn memory(&self) -> Result<f64> {
+        let sizes = self.nodes.iter().map(|node| {
+            let status = fs::read_to_string(format!("/proc/{}/status", process(node)?))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+            kilobytes.map(|kb| kb / 1000.0).context("no memory figure")
+        });
+        sizes
+            .collect::<Result<Vec<f64>>>()
+            .map(|sizes| sizes.into_iter().fold(0.0, f64::max))
+    }
+
+    /// Kills the first node's enforcer so many times. Returns what each start said it took to be in sync, in
+    /// milliseconds.
+    pub(crate) fn restart(&self, times: usize) -> Result<Figures> {
+        let node = self.nodes.first().context("no node")?;
+        let mut took = Vec::new();
+        for _ in 0..times {
+            let old = process(node)?;
+            kill(Pid::from_raw(old), Signal::SIGKILL).context("kill the enforcer")?;
+            // A kubelet waits longer and longer before it starts a container again; a new pod starts at once.
+            let on_node = format!("spec.nodeName={}", node.name);
+            let delete = [
+                "-n",
+                "ringfence-system",
+                "delete",
+                "pod",
+                "--now",
+                "-l",
+                "app.kubernetes.io/name=ringfence-enforcer",
+                "--field-selector",
+                &on_node,
+            ];
+            kubectl(self.cluster, &delete)?;
+            took.push(self.start_to_sync(node, old)? * 1000.0);
+        }
+        Ok(Figures::of(took))
+    }
+
+    fn start_to_sync(&self, node: &Node, old: i32) -> Result<f64> {
+        let started = Instant::now();
+        let address = node.ips.first().context("a node without an address")?;
+        while started.elapsed() < LIMIT {
+            sleep(Duration::from_millis(100));
+            if process(node).is_ok_and(|pid| pid == old) {
+                continue;
+            }
+            // Not there yet, or not serving.
+            let Ok(metrics) = probe::http_get(&node.netns, SocketAddr::new(*address, 9470), "/metrics")
+            else {
+                continue;
+            };
+            let value = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("ringfence_enforcer_start_to_sync_seconds "));
+            if let Some(seconds) = value
+                .and_then(|value| value.parse::<f64>().ok())
+                .filter(|it| *it > 0.0)
+            {
+                return Ok(seconds);
+            }
+        }
+        bail!("the enforcer of {} did not come back", node.name)
+    }
+}
+
+/// The host's process id of a node's enforcer.
+fn process(node: &Node) -> Result<i32> {
+    let namespace = fs::metadata(&node.netns)
+        .context("look at the node's network namespace")?
+        .ino();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Some(pid) = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        // A process that ended meanwhile is none we look for.
+        let Ok(command) = fs::read_to_string(path.join("cmdline")) else {
+            continue;
+        };
+        let Ok(net) = fs::metadata(path.join("ns/net")) else {
+            continue;
+        };
+        let mut words = command.split('\0');
+        let is_enforcer = words
+            .next()
+            .is_some_and(|program| program.ends_with("ringfence-enforcer"));
+        if net.ino() == namespace && is_enforcer && words.next() == Some("run") {
+            return Ok(pid);
+        }
+    }
+    bail!("no enforcer runs on {}", node.name)
+}
+
+fn cpu_of(pid: i32) -> Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read the enforcer's time")?;
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    // utime, stime, cutime, cstime
+    let ticks: u64 = fields
+        .split_ascii_whitespace()
+        .skip(11)
+        .take(4)
+        .filter_map(|ticks| ticks.parse::<u64>().ok())
+        .sum();
+    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
+    Ok(Duration::from_millis(ticks * 1000 / u64::try_from(per_second)?))
+}
