@@ -76,10 +76,12 @@ impl Agent {
     pub fn new(mut settings: Settings) -> Self {
         let kernel = LocalKernel::new(settings.tools.clone(), settings.variant, &settings.families);
         let mark = settings.options.revoked_mark;
+        let families = settings.families.clone();
+        let counters = settings.counters.clone();
         let revoker = settings
             .conntrack
             .take()
-            .map(|conntrack| Revoker::new(conntrack, mark));
+            .map(|conntrack| Revoker::start(conntrack, mark, families, counters));
         Self {
             cluster: Cluster::new(settings.node.clone()),
             planner: Planner::new(&settings.families, &settings.options),
@@ -193,15 +195,13 @@ impl Agent {
         let touched = self.planner.take_touched();
         let written = self.write(&touched);
         // A transaction that failed half way may have tightened, too.
-        if written.as_ref().map_or(true, |synced| synced.tightens) {
-            self.revoker.iter_mut().for_each(Revoker::tightened);
-        }
-        if let Some(revoker) = self.revoker.as_mut().filter(|revoker| revoker.is_due()) {
+        let tightened = written.as_ref().map_or(true, |synced| synced.tightens);
+        if let Some(revoker) = self.revoker.as_ref().filter(|it| tightened || it.has_revoked()) {
             // A kubelet probes from the bridge's address, which is the node's own though no Node object names it.
             let node: Vec<IpAddr> = own.iter().copied().chain(interface_addresses()?).collect();
             let policies = self.cluster.policies();
-            let judge = Judge::new(&policies, &node, self.settings.options.police_own_node);
-            revoker.review(&judge, &self.settings.families, &self.settings.counters)?;
+            let judge = Judge::new(policies, node, self.settings.options.police_own_node);
+            revoker.judge_by(judge, tightened);
         }
         self.gauge();
         Ok(written?.writes)
@@ -250,9 +250,6 @@ impl Agent {
         match tokio::task::block_in_place(|| self.engine.audit()) {
             Ok(differences) if differences.is_empty() => {
                 self.settings.counters.last_sync.set(now());
-                if self.revoker.as_ref().is_some_and(Revoker::wants_another_look) {
-                    self.sync();
-                }
             }
             Ok(differences) => {
                 tracing::warn!(?differences, "something else changed the rules, repairing them");

@@ -1,6 +1,7 @@
 //! What the enforcer counts.
 
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -82,6 +83,9 @@ pub struct Counters {
     pub repairs: Counter,
     revoked: Counter,
     restored: Counter,
+    /// Walks through all connections.
+    pub walks: Histogram,
+    walked: Counter,
     errors: Labelled<ErrorName, Counter>,
     /// Pods of the node that a policy isolates.
     pub isolated_pods: Gauge,
@@ -104,6 +108,8 @@ impl Default for Counters {
             repairs: Counter::default(),
             revoked: Counter::default(),
             restored: Counter::default(),
+            walks: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            walked: Counter::default(),
             errors: Labelled::default(),
             isolated_pods: Gauge::default(),
             policies: Gauge::default(),
@@ -126,9 +132,20 @@ impl Counters {
         counter.inc();
     }
 
+    /// All connections, so many, were looked at, and it took so long.
+    pub fn walked(&self, connections: u64, took: Duration) {
+        self.walks.observe(took.as_secs_f64());
+        self.walked.inc_by(connections);
+    }
+
     /// Connections that were revoked so far.
     pub fn revoked(&self) -> u64 {
         self.revoked.get()
+    }
+
+    /// Connections that were allowed again so far.
+    pub fn restored(&self) -> u64 {
+        self.restored.get()
     }
 
     /// Makes the counters part of what /metrics shows.
@@ -174,6 +191,17 @@ impl Counters {
             "ringfence_enforcer_restored_connections",
             "Revoked connections that were allowed again",
             self.restored.clone(),
+        );
+        registry.register_with_unit(
+            "ringfence_enforcer_connection_walk",
+            "Time of a walk through all connections after policies changed, from its begin to all marks being set",
+            Unit::Seconds,
+            self.walks.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_walked_connections",
+            "Connections that walks have looked at",
+            self.walked.clone(),
         );
         registry.register("ringfence_enforcer_errors", "Errors by name", self.errors.clone());
         self.register_sizes(registry);

@@ -8,13 +8,14 @@
 pub mod socket;
 pub mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ringfence_policy::{Isolation, NodePolicies, Ports, Protocol};
 
 /// A connection that the kernel tracks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connection {
     /// Who opened it, before source NAT.
     pub source: IpAddr,
@@ -24,35 +25,32 @@ pub struct Connection {
     pub service: Option<(Protocol, u16)>,
     /// Its connection mark.
     pub mark: u32,
-    /// What names it to the kernel.
-    pub name: wire::Name,
 }
 
-/// A mark to set or to take away.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark<'a> {
-    /// The connection.
-    pub connection: &'a Connection,
-    /// Whether it is revoked, or allowed again.
-    pub revoke: bool,
-}
+/// What isolates a pod for egress and for ingress.
+type Isolations = (Option<Arc<Isolation>>, Option<Arc<Isolation>>);
 
-/// What the policies of a node say about connections.
-pub struct Judge<'a> {
-    isolated: BTreeMap<IpAddr, (Option<&'a Isolation>, Option<&'a Isolation>)>,
-    node: &'a [IpAddr],
+/// What the policies of a node say about connections, at one moment.
+#[derive(Debug, Clone)]
+pub struct Judge {
+    isolated: HashMap<IpAddr, Isolations>,
+    node: Vec<IpAddr>,
     police_own_node: bool,
 }
 
-impl<'a> Judge<'a> {
+impl Judge {
     /// A judge for the pods of a node that has these addresses itself. `police_own_node`: policies act on what the pods
     /// send there, too.
-    pub fn new(policies: &'a NodePolicies, node: &'a [IpAddr], police_own_node: bool) -> Self {
-        let pods = policies.pods.values();
-        let isolated = pods.flat_map(|pod| {
-            let isolations = (pod.egress.as_deref(), pod.ingress.as_deref());
-            pod.addresses.iter().map(move |address| (*address, isolations))
-        });
+    pub fn new(policies: NodePolicies, node: Vec<IpAddr>, police_own_node: bool) -> Self {
+        let isolated = policies
+            .pods
+            .into_values()
+            .filter(|pod| pod.egress.is_some() || pod.ingress.is_some())
+            .flat_map(|pod| {
+                let isolations = (pod.egress, pod.ingress);
+                let addresses = pod.addresses.into_iter();
+                addresses.map(move |address| (address, isolations.clone()))
+            });
         Self {
             isolated: isolated.collect(),
             node,
@@ -63,26 +61,24 @@ impl<'a> Judge<'a> {
     /// Whether the policies allow the connection now.
     pub fn allows(&self, connection: &Connection) -> bool {
         let Connection {
-            source, destination, ..
+            source,
+            destination,
+            service,
+            ..
         } = connection;
+        let (from, to) = (self.isolated.get(source), self.isolated.get(destination));
+        // Most connections are of pods that nothing isolates, or of no pod of this node.
+        if from.is_none() && to.is_none() {
+            return true;
+        }
         let to_node_is_free = !self.police_own_node && self.node.contains(destination);
         if source == destination || self.node.contains(source) || to_node_is_free {
             return true;
         }
-        let egress = self.isolated.get(source).and_then(|(egress, _)| *egress);
-        let ingress = self.isolated.get(destination).and_then(|(_, ingress)| *ingress);
-        egress.is_none_or(|isolation| grants(isolation, *destination, connection.service))
-            && ingress.is_none_or(|isolation| grants(isolation, *source, connection.service))
-    }
-
-    /// The marks that have to change, where `bit` is the mark of a revoked connection.
-    pub fn remarks<'c>(&self, connections: &'c [Connection], bit: u32) -> Vec<Remark<'c>> {
-        let changed = connections.iter().filter_map(|connection| {
-            let revoke = !self.allows(connection);
-            let revoked = connection.mark & bit != 0;
-            (revoke != revoked).then_some(Remark { connection, revoke })
-        });
-        changed.collect()
+        let egress = from.and_then(|(egress, _)| egress.as_deref());
+        let ingress = to.and_then(|(_, ingress)| ingress.as_deref());
+        egress.is_none_or(|isolation| grants(isolation, *destination, *service))
+            && ingress.is_none_or(|isolation| grants(isolation, *source, *service))
     }
 }
 
@@ -98,8 +94,6 @@ fn grants(isolation: &Isolation, other: IpAddr, service: Option<(Protocol, u16)>
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use ringfence_policy::{LocalPod, ObjectKey};
 
     use super::*;
@@ -113,7 +107,6 @@ mod tests {
             destination,
             service: Some((Protocol::Tcp, 80)),
             mark: 0,
-            name: wire::Name::default(),
         }
     }
 
@@ -133,7 +126,7 @@ mod tests {
             pods: [(ObjectKey::new("default", "pod"), pod)].into(),
         };
         for (police, to_node) in [(false, true), (true, false)] {
-            let judge = Judge::new(&policies, &[NODE], police);
+            let judge = Judge::new(policies.clone(), vec![NODE], police);
             assert_eq!(judge.allows(&connection(POD, NODE)), to_node);
             assert!(judge.allows(&connection(NODE, POD)), "probes");
             assert!(judge.allows(&connection(POD, POD)), "hairpin");

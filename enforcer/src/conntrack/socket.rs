@@ -2,16 +2,21 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 
-use super::wire;
-use super::{Connection, Remark};
+use super::wire::{self, Entry, Name};
 use crate::error::{Error, Result};
 use crate::netlink::Incoming;
 use crate::netlink::socket::Socket;
 use crate::ruleset::Family;
+
+/// How often a walk is tried while the table becomes another.
+const WALKS: usize = 5;
+/// A shorter pause costs more than it gives to others.
+const WORTH_A_PAUSE: Duration = Duration::from_millis(2);
 
 /// Every address of this network namespace's own interfaces: whoever uses one is the node itself.
 ///
@@ -43,24 +48,56 @@ impl Conntrack {
         Ok(Self { socket })
     }
 
-    /// All connections of a family.
+    /// Shows every connection of a family, at most so many a second. Returns how many there were.
     ///
     /// # Errors
-    /// The kernel does not answer, or refuses.
-    pub fn list(&mut self, family: Family) -> Result<Vec<Connection>> {
+    /// The kernel does not answer, or refuses; or its table became another so often that no walk was complete.
+    pub fn walk(&mut self, family: Family, per_second: u32, mut show: impl FnMut(&Entry<'_>)) -> Result<u64> {
+        for _ in 0..WALKS {
+            if let Some(seen) = self.walk_once(family, per_second, &mut show)? {
+                return Ok(seen);
+            }
+        }
+        Err(failed(
+            "list connections without a change of the table",
+            Errno::EAGAIN,
+        ))
+    }
+
+    /// Shows every connection of a family; `None` where the table became another meanwhile, and some may be missing.
+    fn walk_once(
+        &mut self,
+        family: Family,
+        per_second: u32,
+        show: &mut impl FnMut(&Entry<'_>),
+    ) -> Result<Option<u64>> {
         let request = wire::list(family, self.socket.next_sequence());
         self.send(&request)?;
-        let mut connections = Vec::new();
+        let (started, mut seen, mut whole) = (Instant::now(), 0_u32, true);
         loop {
             for message in self.receive()? {
                 match message {
-                    Incoming::Data { .. } => connections.extend(wire::connection(&message)),
-                    Incoming::Done { .. } => return Ok(connections),
+                    Incoming::Data { interrupted, .. } => {
+                        whole &= !interrupted;
+                        seen = seen.saturating_add(1);
+                        if let Some(entry) = wire::entry(&message) {
+                            show(&entry);
+                        }
+                    }
+                    Incoming::Done { interrupted } => {
+                        return Ok((whole && !interrupted).then_some(u64::from(seen)));
+                    }
                     Incoming::Result { error: 0, .. } => {}
                     Incoming::Result { error, .. } => {
                         return Err(failed("list connections", Errno::from_raw(error)));
                     }
                 }
+            }
+            // The kernel lists on only as far as it is read.
+            let due = Duration::from_secs(1) * seen / per_second.max(1);
+            let ahead = due.saturating_sub(started.elapsed());
+            if ahead > WORTH_A_PAUSE {
+                std::thread::sleep(ahead);
             }
         }
     }
@@ -69,13 +106,14 @@ impl Conntrack {
     ///
     /// # Errors
     /// The kernel does not answer, or refuses.
-    pub fn remark(&mut self, remark: &Remark<'_>, bit: u32) -> Result<()> {
-        let mark = if remark.revoke { bit } else { 0 };
-        let request = wire::set_mark(&remark.connection.name, mark, bit, self.socket.next_sequence());
-        self.send(&request)?;
+    pub fn remark(&mut self, name: &Name, revoke: bool, bit: u32) -> Result<()> {
+        let mark = if revoke { bit } else { 0 };
+        let sequence = self.socket.next_sequence();
+        self.send(&wire::set_mark(name, mark, bit, sequence))?;
         loop {
             for message in self.receive()? {
                 match message {
+                    Incoming::Result { sequence: other, .. } if other != sequence => {}
                     Incoming::Result { error: 0, .. } => return Ok(()),
                     Incoming::Result { error, .. } if Errno::from_raw(error) == Errno::ENOENT => {
                         return Ok(());

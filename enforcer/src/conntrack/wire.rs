@@ -54,9 +54,30 @@ fn family_number(family: Family) -> u8 {
     }
 }
 
+/// A connection as a message tells of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    /// What is judged.
+    pub connection: Connection,
+    family: u8,
+    original: &'a [u8],
+    zone: Option<&'a [u8]>,
+}
+
+impl Entry<'_> {
+    /// What names it to the kernel.
+    pub fn name(&self) -> Name {
+        Name {
+            family: self.family,
+            original: self.original.to_vec(),
+            zone: self.zone.map(<[u8]>::to_vec),
+        }
+    }
+}
+
 /// The connection that a message is about; `None` where it is about something else, or cannot be judged: not of two
 /// addresses.
-pub fn connection(message: &Incoming<'_>) -> Option<Connection> {
+pub fn entry<'a>(message: &Incoming<'a>) -> Option<Entry<'a>> {
     let Incoming::Data {
         kind: NEW,
         family,
@@ -69,16 +90,16 @@ pub fn connection(message: &Incoming<'_>) -> Option<Connection> {
     let original = find(attributes, TUPLE_ORIGINAL)?;
     // After destination NAT, whom the connection reached is who replies.
     let reply = find(attributes, TUPLE_REPLY)?;
-    Some(Connection {
-        source: source(original)?,
-        destination: source(reply)?,
-        service: service(reply),
-        mark: number(attributes, MARK).unwrap_or(0),
-        name: Name {
-            family: *family,
-            original: original.to_vec(),
-            zone: find(attributes, ZONE).map(<[u8]>::to_vec),
+    Some(Entry {
+        connection: Connection {
+            source: source(original)?,
+            destination: source(reply)?,
+            service: service(reply),
+            mark: number(attributes, MARK).unwrap_or(0),
         },
+        family: *family,
+        original,
+        zone: find(attributes, ZONE),
     })
 }
 
@@ -147,7 +168,7 @@ mod tests {
     #[test]
     fn a_connection_is_judged_by_whom_it_reached_after_nat() {
         let bytes = message(NEW, 0, 1, 2, &body());
-        let connection = connection(&incoming(&bytes)[0]).unwrap();
+        let Entry { connection, .. } = entry(&incoming(&bytes)[0]).unwrap();
         assert_eq!(connection.source, IpAddr::from([10, 0, 0, 1]));
         assert_eq!(connection.destination, IpAddr::from([10, 0, 0, 2]));
         assert_eq!(connection.service, Some((Protocol::Tcp, 6443)));
@@ -157,8 +178,8 @@ mod tests {
     #[test]
     fn a_request_names_the_connection_as_the_kernel_did() {
         let bytes = message(NEW, 0, 1, 2, &body());
-        let connection = connection(&incoming(&bytes)[0]).unwrap();
-        let request = set_mark(&connection.name, 0x20, 0x20, 7);
+        let name = entry(&incoming(&bytes)[0]).unwrap().name();
+        let request = set_mark(&name, 0x20, 0x20, 7);
         let original = attribute(
             TUPLE_ORIGINAL | NESTED,
             &tuple([10, 0, 0, 1], [10, 96, 0, 1], 6, [40000, 443]),
@@ -176,6 +197,6 @@ mod tests {
             assert!(incoming(&whole[..length]).is_empty(), "{length}");
         }
         let no_tuple = message(NEW, 0, 1, 2, &attribute(MARK, &[0; 4]));
-        assert_eq!(connection(&incoming(&no_tuple)[0]), None);
+        assert!(entry(&incoming(&no_tuple)[0]).is_none());
     }
 }
