@@ -18,9 +18,14 @@ use crate::ruleset::Family;
 
 /// How many connections are looked at in a second: 200,000 take half of one, and leave room for others.
 const PER_SECOND: u32 = 400_000;
-/// When to look again after policies tightened. A packet that has passed the old rules may not be a connection yet at
-/// the first look; it is after the few microseconds that are left of its way.
-const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+/// How long to wait before looking. A packet that has passed the old rules may not be a connection yet; it is after the
+/// few microseconds that are left of its way.
+const ON_THE_WAY: Duration = Duration::from_millis(5);
+/// When to look again after policies tightened, for the packet that something has held up longer than that.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+/// How many times as long as a look takes to wait until the next: even where nothing is tracked, a look goes through the
+/// whole of the kernel's table, 10 ms where that has 262,144 buckets.
+const REST: u32 = 3;
 /// The pause after a failure, doubled up to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -112,17 +117,26 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        let mut again: Vec<Instant> = Vec::new();
+        let mut again = None;
         let mut failures = 0;
-        while let Some((judge, tightened)) = self.wait(again.first().copied()) {
-            let now = Instant::now();
-            again.retain(|due| *due > now);
+        // Policies have tightened since all connections were last looked at.
+        let mut owed = false;
+        while let Some(tightened) = self.wait(again) {
+            thread::sleep(ON_THE_WAY);
+            // What came meanwhile is looked at as well.
+            let Some((judge, also)) = self.take() else {
+                continue;
+            };
+            let began = Instant::now();
+            again = again.filter(|due| *due > began);
+            owed |= tightened || also;
             match self.look(&judge) {
                 Ok(()) => {
                     failures = 0;
-                    if tightened {
-                        again = LOOK_AGAIN.iter().map(|pause| now + *pause).collect();
+                    if std::mem::take(&mut owed) {
+                        again = Some(began + LOOK_AGAIN);
                     }
+                    thread::sleep(began.elapsed() * REST);
                 }
                 Err(error) => {
                     let pause = FIRST_RETRY
@@ -131,25 +145,29 @@ impl Worker {
                     failures = failures.saturating_add(1);
                     self.counters.error(error.name());
                     tracing::error!(%error, ?pause, "connections were not looked at; trying again");
-                    again = std::iter::once(now + pause)
-                        .chain(LOOK_AGAIN.iter().map(|later| now + pause + *later))
-                        .collect();
+                    again = Some(began + pause);
                 }
             }
         }
     }
 
-    /// What to judge by when a look is due, and whether policies have tightened since the last. `None` is the end.
-    fn wait(&self, again: Option<Instant>) -> Option<(Arc<Judge>, bool)> {
+    /// The newest to judge by, and whether policies have tightened since it was last taken.
+    fn take(&self) -> Option<(Arc<Judge>, bool)> {
+        let mut orders = self.shared.orders();
+        let tightened = orders.due.take() == Some(Due::Tightened);
+        Some((orders.judge.clone()?, tightened))
+    }
+
+    /// Waits until a look is due. Returns whether policies have tightened since the last. `None` is the end.
+    fn wait(&self, again: Option<Instant>) -> Option<bool> {
         let mut orders = self.shared.orders();
         loop {
             if orders.over {
                 return None;
             }
             let waited = again.is_some_and(|due| due <= Instant::now());
-            if let Some(judge) = orders.judge.clone().filter(|_| waited || orders.due.is_some()) {
-                let due = orders.due.take();
-                return Some((judge, due == Some(Due::Tightened)));
+            if orders.judge.is_some() && (waited || orders.due.is_some()) {
+                return Some(orders.due.take() == Some(Due::Tightened));
             }
             orders = match again {
                 None => self
@@ -170,20 +188,17 @@ impl Worker {
     fn look(&mut self, judge: &Judge) -> Result<()> {
         let started = Instant::now();
         let mut marked = false;
-        let mut seen = 0;
-        for family in &self.families {
-            let mut remarks: Vec<(Name, bool)> = Vec::new();
-            seen += self.conntrack.walk(*family, PER_SECOND, |entry| {
-                let revoke = !judge.allows(&entry.connection);
-                marked |= revoke;
-                if revoke != (entry.connection.mark & self.bit != 0) {
-                    remarks.push((entry.name(), revoke));
-                }
-            })?;
-            for (name, revoke) in remarks {
-                self.conntrack.remark(&name, revoke, self.bit)?;
-                self.counters.remarked(revoke);
+        let mut remarks: Vec<(Name, bool)> = Vec::new();
+        let seen = self.conntrack.walk(&self.families, PER_SECOND, |entry| {
+            let revoke = !judge.allows(&entry.connection);
+            marked |= revoke;
+            if revoke != (entry.connection.mark & self.bit != 0) {
+                remarks.push((entry.name(), revoke));
             }
+        })?;
+        for (name, revoke) in remarks {
+            self.conntrack.remark(&name, revoke, self.bit)?;
+            self.counters.remarked(revoke);
         }
         self.shared.marked.store(marked, Ordering::Relaxed);
         self.counters.walked(seen, started.elapsed());

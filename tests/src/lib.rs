@@ -9,10 +9,13 @@
 //!   scenario ───────────────────► examples/S…, examples/A…: transcripts, replayed against packets and policy engine
 //!   shop ───────────────────────► examples/three-tier: who should reach whom, and who does
 //!   upstream ───────────────────► the upstream NetworkPolicy suite, run against a cluster
+//!   net_lab ──────────────────────► a node without Kubernetes: a router, pods around it
+//!   flows ────────────────────────► long conversations, watched at both ends
 //!   probe ────────────────────────► "can this pod open that address?", asked with a real socket
 //! ```
 
 pub mod deploy;
+pub mod flows;
 pub mod images;
 pub mod kube_objects;
 pub mod net_lab;

@@ -48,13 +48,18 @@ impl Conntrack {
         Ok(Self { socket })
     }
 
-    /// Shows every connection of a family, at most so many a second. Returns how many there were.
+    /// Shows every connection of these families, at most so many a second. Returns how many there were.
     ///
     /// # Errors
     /// The kernel does not answer, or refuses; or its table became another so often that no walk was complete.
-    pub fn walk(&mut self, family: Family, per_second: u32, mut show: impl FnMut(&Entry<'_>)) -> Result<u64> {
+    pub fn walk(
+        &mut self,
+        families: &[Family],
+        per_second: u32,
+        mut show: impl FnMut(&Entry<'_>),
+    ) -> Result<u64> {
         for _ in 0..WALKS {
-            if let Some(seen) = self.walk_once(family, per_second, &mut show)? {
+            if let Some(seen) = self.walk_once(families, per_second, &mut show)? {
                 return Ok(seen);
             }
         }
@@ -64,14 +69,14 @@ impl Conntrack {
         ))
     }
 
-    /// Shows every connection of a family; `None` where the table became another meanwhile, and some may be missing.
+    /// Shows every connection of these families; `None` where the table became another meanwhile, and some may be missing.
     fn walk_once(
         &mut self,
-        family: Family,
+        families: &[Family],
         per_second: u32,
         show: &mut impl FnMut(&Entry<'_>),
     ) -> Result<Option<u64>> {
-        let request = wire::list(family, self.socket.next_sequence());
+        let request = wire::list(families, self.socket.next_sequence());
         self.send(&request)?;
         let (started, mut seen, mut whole) = (Instant::now(), 0_u32, true);
         loop {

@@ -31,9 +31,15 @@ pub struct Name {
     zone: Option<Vec<u8>>,
 }
 
-/// The request for all connections of a family.
-pub fn list(family: Family, sequence: u32) -> Vec<u8> {
-    message(GET, REQUEST | DUMP, sequence, family_number(family), &[])
+/// The request for all connections of these families. The kernel goes through its whole table whatever is asked for, so
+/// two families are one request.
+pub fn list(families: &[Family], sequence: u32) -> Vec<u8> {
+    let any = 0;
+    let family = match families {
+        [only] => family_number(*only),
+        _ => any,
+    };
+    message(GET, REQUEST | DUMP, sequence, family, &[])
 }
 
 /// The request to set the bits of `mask` in a connection's mark to those of `mark`.

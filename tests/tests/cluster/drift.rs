@@ -221,7 +221,7 @@ fn create(lab: &Lab, object: &Value) -> Result<()> {
     use std::io::Write;
     let mut child = lab
         .cluster
-        .kubectl(&["create", "-f", "-"])
+        .kubectl(["create", "-f", "-"])
         .stdin(std::process::Stdio::piped())
         .spawn()?;
     child

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use ringfence_tests::deploy;
 use ringfence_tests::kube_objects::kubectl;
 use ringfence_tests::source;
-use ringfence_tests::testbed::{Cluster, ClusterOptions, Console};
+use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, IpFamily};
 
 /// A cluster with Ringfence and the shop on it, and the shop's namespace open.
 pub(crate) struct Lab {
@@ -27,7 +27,10 @@ pub(crate) const TIMEOUT: Duration = Duration::from_millis(900);
 
 impl Lab {
     pub(crate) fn start() -> Result<Self> {
-        let options = ClusterOptions::named(CLUSTER)?;
+        let options = ClusterOptions {
+            ip_family: IpFamily::Dual,
+            ..ClusterOptions::named(CLUSTER)?
+        };
         let lab = Self {
             cluster: deploy::bring_up(&options, &Console::default())?,
         };

@@ -88,28 +88,7 @@ pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
         before.iter().all(|kernel| kernel.ours().next().is_some()),
         "a node holds no rule of ours"
     );
-    // Without the enforcer its rules stay: only cleanup removes them.
-    let nowhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"ringfence.dev/nowhere":"true"}}}}}"#;
-    lab.kubectl(&[
-        "-n",
-        "ringfence-system",
-        "patch",
-        "daemonset",
-        "ringfence-enforcer",
-        "-p",
-        nowhere,
-    ])?;
-    let enforcers = [
-        "-n",
-        "ringfence-system",
-        "get",
-        "pods",
-        "-l",
-        "app.kubernetes.io/name=ringfence-enforcer",
-        "-o",
-        "name",
-    ];
-    lab.until("no enforcer runs", || Ok(lab.kubectl(&enforcers)?.is_empty()))?;
+    take_enforcers_away(lab)?;
     for (node, before) in nodes.iter().zip(&before) {
         ensure!(
             lab.kernel(node)? == *before,
@@ -139,6 +118,38 @@ pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
     let open = differences(lab, shop::before)?;
     ensure!(open.is_empty(), "after cleanup:\n{}", open.join("\n"));
     lab.kubectl(&["delete", "-k", &source::path("config/cleanup")])?;
+    bring_enforcers_back(lab)?;
+    lab.until("the shop is closed again", || {
+        Ok(differences(lab, shop::after)?.is_empty())
+    })
+}
+
+/// Without the enforcer its rules stay: only cleanup removes them.
+fn take_enforcers_away(lab: &Lab) -> Result<()> {
+    let nowhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"ringfence.dev/nowhere":"true"}}}}}"#;
+    lab.kubectl(&[
+        "-n",
+        "ringfence-system",
+        "patch",
+        "daemonset",
+        "ringfence-enforcer",
+        "-p",
+        nowhere,
+    ])?;
+    let enforcers = [
+        "-n",
+        "ringfence-system",
+        "get",
+        "pods",
+        "-l",
+        "app.kubernetes.io/name=ringfence-enforcer",
+        "-o",
+        "name",
+    ];
+    lab.until("no enforcer runs", || Ok(lab.kubectl(&enforcers)?.is_empty()))
+}
+
+fn bring_enforcers_back(lab: &Lab) -> Result<()> {
     let everywhere = r#"[{"op":"remove","path":"/spec/template/spec/nodeSelector/ringfence.dev~1nowhere"}]"#;
     lab.kubectl(&[
         "-n",
@@ -150,10 +161,7 @@ pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
         "-p",
         everywhere,
     ])?;
-    deploy::wait_until_ready(&lab.cluster)?;
-    lab.until("the shop is closed again", || {
-        Ok(differences(lab, shop::after)?.is_empty())
-    })
+    deploy::wait_until_ready(&lab.cluster)
 }
 
 pub(crate) fn deleting_everything_at_once(lab: &Lab) -> Result<()> {

@@ -8,6 +8,7 @@ mod idle;
 mod lab;
 mod lifecycle;
 mod node;
+mod revocation;
 mod roll_out;
 mod three_tier;
 
@@ -51,6 +52,10 @@ const CASES: &[(&str, Case)] = &[
     (
         "drift::a_service_that_disappears_closes_its_path_and_says_so",
         drift::a_missing_service_closes,
+    ),
+    (
+        "revocation::tightening_ends_exactly_what_it_forbids",
+        revocation::tightening_ends_exactly_what_it_forbids,
     ),
     (
         "idle::nothing_is_written_when_nothing_changes",

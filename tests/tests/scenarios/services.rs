@@ -181,7 +181,7 @@ fn plan(cluster: &Cluster, world: &World, outside: &Outside, by: &str) -> Result
         for port in &service.ports {
             for source in &sources {
                 for (door, to) in doors(world, service, port.port, source, by) {
-                    attempts.push(attempt(world, service, port.port, source, door, to));
+                    attempts.push(attempt(world, service, port.port, source, &door, to));
                 }
             }
         }
@@ -269,7 +269,7 @@ fn attempt(
     service: &Service,
     port: u16,
     source: &Source,
-    door: Door,
+    door: &Door,
     to: SocketAddr,
 ) -> Attempt {
     let verdict = evaluate_service(
