@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Cluster, Kind, Update};
 use crate::conntrack::Judge;
 use crate::conntrack::socket::{Conntrack, interface_addresses};
+use crate::droplog::{Desk, Sighting};
 use crate::engine::{Engine, Synced};
 use crate::error::{Error, Result};
 use crate::kernel::{LocalKernel, Tools, Variant, cleanup, remove_rules};
@@ -49,6 +50,8 @@ pub struct Settings {
     pub tools: Tools,
     /// The kernel's connections; `None` leaves those alone that policies no longer allow.
     pub conntrack: Option<Conntrack>,
+    /// Who tells of dropped packets; `None` is nobody.
+    pub drops: Option<Desk>,
     /// What is counted.
     pub counters: Counters,
     /// When the program started.
@@ -108,6 +111,7 @@ impl Agent {
         let mut updates = updates.ready_chunks(1024);
         let mut audit = interval(AUDIT);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut drops = self.settings.drops.take();
         loop {
             let due = self.due.map(|(_, due)| due);
             tokio::select! {
@@ -118,6 +122,10 @@ impl Agent {
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(),
                 _ = audit.tick() => self.audit(),
+                sighting = sighted(&mut drops) => match (sighting, &mut drops) {
+                    (Some(sighting), Some(desk)) => desk.tell(&sighting, &self.cluster),
+                    _ => drops = None,
+                },
             }
         }
         if self.is_uninstalled(updates).await {
@@ -282,6 +290,14 @@ impl Agent {
         counters.isolated_pods.set(as_gauge(self.cluster.isolated_pods()));
         counters.sets.set(as_gauge(sets));
         counters.rules.set(as_gauge(rules));
+    }
+}
+
+/// Dropped packets to tell of; never where nobody tells of any.
+async fn sighted(drops: &mut Option<Desk>) -> Option<Sighting> {
+    match drops {
+        Some(desk) => desk.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -68,6 +68,15 @@ impl FamilyChoice {
     }
 }
 
+/// How to tell of dropped packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DropLogFormat {
+    /// One JSON object a line.
+    Json,
+    /// Not at all.
+    None,
+}
+
 /// The options of `run`.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -92,6 +101,12 @@ pub struct RunArgs {
         default_value = "0.0.0.0:9470"
     )]
     pub http_address: SocketAddr,
+    /// How to tell of dropped packets on standard output
+    #[arg(long, env = "DROP_LOG_FORMAT", value_enum, default_value = "json")]
+    pub drop_log_format: DropLogFormat,
+    /// Send no Events to pods whose packets are dropped
+    #[arg(long, env = "NO_DROP_EVENTS")]
+    pub no_drop_events: bool,
     /// Tools.
     #[command(flatten)]
     pub tools: ToolArgs,

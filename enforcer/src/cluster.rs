@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ringfence_policy::{Compiled, Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver};
+use ringfence_policy::{
+    Compiled, Direction, Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver,
+};
 
 use crate::plan::Stale;
 
@@ -178,6 +180,22 @@ impl Cluster {
     /// What the policies mean for the node's pods. Of no use before [`Cluster::missing`] is empty.
     pub fn policies(&self) -> NodePolicies {
         self.resolver.node_policies()
+    }
+
+    /// The pod that has an address.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
+        self.resolver.pod_at(address)
+    }
+
+    /// The policies that isolate a pod of the node in a direction.
+    pub fn isolating(&self, pod: &ObjectKey, direction: Direction) -> &[ObjectKey] {
+        let compiled = self.resolver.compiled();
+        let id = compiled.pods.get(pod).and_then(|pod| match direction {
+            Direction::Ingress => pod.ingress.as_ref(),
+            Direction::Egress => pod.egress.as_ref(),
+        });
+        let isolation = id.and_then(|id| compiled.isolations.get(id));
+        isolation.map_or(&[], |isolation| &isolation.policies)
     }
 
     /// How many pods of the node a policy isolates.

@@ -47,6 +47,7 @@ pub mod cli;
 pub mod cluster;
 pub mod conntrack;
 pub mod diff;
+pub mod droplog;
 pub mod engine;
 pub mod error;
 pub mod kernel;

@@ -4,12 +4,17 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
+use kube::Client;
 use ringfence_enforcer::agent::{Agent, Settings};
-use ringfence_enforcer::cli::{Cli, Command, RunArgs};
+use ringfence_enforcer::cli::{Cli, Command, DropLogFormat, RunArgs};
 use ringfence_enforcer::conntrack::socket::Conntrack;
+use ringfence_enforcer::droplog::Desk;
+use ringfence_enforcer::droplog::events::Events;
+use ringfence_enforcer::droplog::reader::Reader;
 use ringfence_enforcer::kernel::{Tools, cleanup, detect};
 use ringfence_enforcer::metrics::{Counters, Writes};
 use ringfence_enforcer::node::{self, Finding, Level};
+use ringfence_enforcer::options::Options;
 use ringfence_enforcer::watch;
 use ringfence_telemetry::api_requests::ApiRequests;
 use ringfence_telemetry::client::{self, Limits};
@@ -85,6 +90,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     tracing::info!(node = args.node_name, %variant, ?families, "enforcing");
     let client = client::connect(&args.api, Limits::default(), &requests).await?;
+    let drops = drop_log(&args, &options, &client, &counters)?;
     let updates = watch::updates(&client, &args.node_name, &counters);
     let settings = Settings {
         node: args.node_name,
@@ -94,10 +100,30 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         options,
         tools,
         conntrack: Some(Conntrack::open()?),
+        drops,
         counters,
         started,
         ready,
     };
     Agent::new(settings).run(updates, shutdown).await?;
     Ok(())
+}
+
+/// What tells of dropped packets, if anything is logged.
+fn drop_log(
+    args: &RunArgs,
+    options: &Options,
+    client: &Client,
+    counters: &Counters,
+) -> anyhow::Result<Option<Desk>> {
+    let Some(log) = &options.log else {
+        return Ok(None);
+    };
+    let (tell, sightings) = tokio::sync::mpsc::channel(1024);
+    let reader = Reader::open(log.group, counters.clone()).context("cannot read what is dropped")?;
+    reader.start(tell);
+    let events =
+        (!args.no_drop_events).then(|| Events::start(client.clone(), &args.node_name, counters.clone()));
+    let lines = args.drop_log_format == DropLogFormat::Json;
+    Ok(Some(Desk::new(sightings, lines, events, counters.clone())))
 }

@@ -1,6 +1,8 @@
 //! What the enforcer counts.
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -9,6 +11,8 @@ use prometheus_client::metrics::family::Family as Labelled;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use ringfence_policy::{Direction, ObjectKey};
 
 use crate::ruleset::Family;
 
@@ -66,6 +70,17 @@ struct ErrorName {
     error: &'static str,
 }
 
+/// The labels of dropped packets.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DroppedBy {
+    direction: String,
+    namespace: String,
+    policy: String,
+}
+
+/// The most series of dropped packets: what more policies drop is counted under the policy `other`.
+const MOST_DROPPED_BY: usize = 1_000;
+
 /// Everything that the enforcer counts.
 #[derive(Debug, Clone)]
 pub struct Counters {
@@ -86,6 +101,10 @@ pub struct Counters {
     /// Walks through all connections.
     pub walks: Histogram,
     walked: Counter,
+    dropped: Labelled<DroppedBy, Counter>,
+    dropped_by: Arc<Mutex<HashSet<DroppedBy>>>,
+    drop_log_lost: Counter,
+    events_dropped: Counter,
     errors: Labelled<ErrorName, Counter>,
     /// Pods of the node that a policy isolates.
     pub isolated_pods: Gauge,
@@ -110,6 +129,10 @@ impl Default for Counters {
             restored: Counter::default(),
             walks: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             walked: Counter::default(),
+            dropped: Labelled::default(),
+            dropped_by: Arc::default(),
+            drop_log_lost: Counter::default(),
+            events_dropped: Counter::default(),
             errors: Labelled::default(),
             isolated_pods: Gauge::default(),
             policies: Gauge::default(),
@@ -136,6 +159,41 @@ impl Counters {
     pub fn walked(&self, connections: u64, took: Duration) {
         self.walks.observe(took.as_secs_f64());
         self.walked.inc_by(connections);
+    }
+
+    /// Packets were dropped that none of these policies allows.
+    pub fn dropped(&self, direction: Direction, policies: &[ObjectKey], packets: u64) {
+        for policy in policies {
+            let by = DroppedBy {
+                direction: direction.to_string(),
+                namespace: policy.namespace.clone(),
+                policy: policy.name.clone(),
+            };
+            self.dropped.get_or_create(&self.bounded(by)).inc_by(packets);
+        }
+    }
+
+    fn bounded(&self, by: DroppedBy) -> DroppedBy {
+        let mut known = self.dropped_by.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() < MOST_DROPPED_BY || known.contains(&by) {
+            known.insert(by.clone());
+            return by;
+        }
+        DroppedBy {
+            namespace: String::new(),
+            policy: "other".to_owned(),
+            ..by
+        }
+    }
+
+    /// Some of what was dropped will not be told of.
+    pub fn drop_log_lost(&self) {
+        self.drop_log_lost.inc();
+    }
+
+    /// An Event was not sent.
+    pub fn event_dropped(&self) {
+        self.events_dropped.inc();
     }
 
     /// Connections that were revoked so far.
@@ -204,7 +262,26 @@ impl Counters {
             self.walked.clone(),
         );
         registry.register("ringfence_enforcer_errors", "Errors by name", self.errors.clone());
+        self.register_drops(registry);
         self.register_sizes(registry);
+    }
+
+    fn register_drops(&self, registry: &mut Registry) {
+        registry.register(
+            "ringfence_dropped_packets",
+            "Packets that no policy allowed, as far as the kernel logged them, by each policy that isolates the pod in that direction",
+            self.dropped.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_drop_log_lost",
+            "Times that logged packets could not be read or told of, because there were too many",
+            self.drop_log_lost.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_events_dropped",
+            "Events about dropped packets that were not sent: too many, or the API server took none",
+            self.events_dropped.clone(),
+        );
     }
 
     fn register_sizes(&self, registry: &mut Registry) {

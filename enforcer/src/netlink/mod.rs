@@ -58,6 +58,17 @@ pub enum Incoming<'a> {
 
 /// A message to a subsystem of netfilter. `kind` is the subsystem, then the command.
 pub fn message(kind: u16, flags: u16, sequence: u32, family: u8, attributes: &[u8]) -> Vec<u8> {
+    message_to(kind, flags, sequence, (family, 0), attributes)
+}
+
+/// A message about one resource of a subsystem, such as a group of logged packets.
+pub fn message_to(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    (family, resource): (u8, u16),
+    attributes: &[u8],
+) -> Vec<u8> {
     let length = HEADER + GENERIC + attributes.len();
     let mut bytes = Vec::with_capacity(length);
     bytes.extend(u32::try_from(length).unwrap_or(u32::MAX).to_ne_bytes());
@@ -65,7 +76,8 @@ pub fn message(kind: u16, flags: u16, sequence: u32, family: u8, attributes: &[u
     bytes.extend(flags.to_ne_bytes());
     bytes.extend(sequence.to_ne_bytes());
     bytes.extend([0; 4]);
-    bytes.extend([family, 0, 0, 0]);
+    bytes.extend([family, 0]);
+    bytes.extend(resource.to_be_bytes());
     bytes.extend(attributes);
     bytes
 }

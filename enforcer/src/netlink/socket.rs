@@ -1,6 +1,6 @@
 //! A socket to the kernel's netfilter.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -61,6 +61,14 @@ impl Socket {
         send(self.socket.as_raw_fd(), requests, MsgFlags::empty()).map(|_| ())
     }
 
+    /// How long to wait for the kernel to say something.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn set_patience(&self, patience: TimeVal) -> Result<(), Errno> {
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &patience)
+    }
+
     /// Waits for what the kernel says.
     ///
     /// # Errors
@@ -68,5 +76,11 @@ impl Socket {
     pub fn receive(&mut self) -> Result<Vec<Incoming<'_>>, Errno> {
         let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
         Ok(super::incoming(&self.buffer[..length]))
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }

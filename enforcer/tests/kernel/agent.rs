@@ -45,6 +45,7 @@ pub(crate) fn start(namespace: &Namespace, variant: Variant) -> Running {
         options: Options::default(),
         tools: namespace.tools(&counters.writes),
         conntrack: Some(namespace.inside(|| Conntrack::open().expect("the kernel tracks connections"))),
+        drops: None,
         counters: counters.clone(),
         started: tokio::time::Instant::now(),
         ready: ready.clone(),

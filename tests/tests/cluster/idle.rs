@@ -21,7 +21,9 @@ fn writes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
             let kernel = line.starts_with("ringfence_kernel_writes_total");
             let api = line.starts_with("ringfence_api_requests_total")
                 && is_write(line)
-                && !line.contains("leases");
+                // Leases are renewed, and Events tell of packets, not of changes.
+                && !line.contains("leases")
+                && !line.contains("events");
             if let (true, Some((series, count))) = (kernel || api, sample(line)) {
                 writes.insert(format!("{program} {pod} {series}"), count);
             }

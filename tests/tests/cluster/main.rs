@@ -10,6 +10,7 @@ mod lifecycle;
 mod node;
 mod revocation;
 mod roll_out;
+mod seen;
 mod three_tier;
 
 use std::process::ExitCode;
@@ -52,6 +53,10 @@ const CASES: &[(&str, Case)] = &[
     (
         "drift::a_service_that_disappears_closes_its_path_and_says_so",
         drift::a_missing_service_closes,
+    ),
+    (
+        "seen::a_dropped_packet_is_told_of_by_a_line_a_counter_and_an_event",
+        seen::a_dropped_packet_is_told_of,
     ),
     (
         "revocation::tightening_ends_exactly_what_it_forbids",

@@ -147,6 +147,11 @@ impl Resolver {
         &self.compiled
     }
 
+    /// The pod that holds an address, on whatever node.
+    pub fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
+        self.store.holder(address).map(|pod| &**pod)
+    }
+
     /// What holds now: equal to [`resolve`](crate::resolve) of the same world.
     pub fn node_policies(&self) -> NodePolicies {
         self.compiled.node_policies()

@@ -1,0 +1,136 @@
+//! Events on pods whose policies drop packets: few enough to be read.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::metrics::Counters;
+
+/// The reason of an Event about packets that policies dropped.
+pub const REASON: &str = "NetworkPolicyDrop";
+
+/// The pause between two Events about one pod.
+const EVERY: Duration = Duration::from_secs(60);
+/// The most Events of a node within that time.
+const MOST: usize = 60;
+/// What waits to be sent; more is dropped and counted.
+const QUEUE: usize = 64;
+/// The longest note that the API server takes is 1 kB.
+const LONGEST: usize = 1000;
+
+/// What happened to a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// The pod.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// What to say.
+    pub note: String,
+}
+
+/// Sends Events, on a task of its own.
+#[derive(Debug, Clone)]
+pub struct Events {
+    queue: Sender<Notice>,
+    counters: Counters,
+}
+
+impl Events {
+    /// Events that `node`'s enforcer reports.
+    pub fn start(client: Client, node: &str, counters: Counters) -> Self {
+        let reporter = Reporter {
+            controller: "ringfence-enforcer".to_owned(),
+            instance: Some(node.to_owned()),
+        };
+        let (queue, received) = channel(QUEUE);
+        tokio::spawn(send(Recorder::new(client, reporter), received, counters.clone()));
+        Self { queue, counters }
+    }
+
+    /// Sends an Event, if there is room for one more.
+    pub fn tell(&self, notice: Notice) {
+        if self.queue.try_send(notice).is_err() {
+            self.counters.event_dropped();
+        }
+    }
+}
+
+async fn send(recorder: Recorder, mut queue: Receiver<Notice>, counters: Counters) {
+    while let Some(notice) = queue.recv().await {
+        let pod = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(notice.namespace),
+            name: Some(notice.name),
+            uid: Some(notice.uid),
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_: EventType::Warning,
+            reason: REASON.to_owned(),
+            note: Some(shortened(notice.note)),
+            action: "Drop".to_owned(),
+            secondary: None,
+        };
+        // A failure is no reason to stop: what it tells of is in the log as well.
+        if let Err(error) = recorder.publish(&event, &pod).await {
+            counters.event_dropped();
+            tracing::debug!(%error, "an Event could not be sent");
+        }
+    }
+}
+
+fn shortened(mut note: String) -> String {
+    if note.len() > LONGEST {
+        let end = (0..=LONGEST).rev().find(|end| note.is_char_boundary(*end));
+        note.truncate(end.unwrap_or(0));
+        note.push('…');
+    }
+    note
+}
+
+/// Which Events there is room for.
+#[derive(Debug, Default)]
+pub struct Limits {
+    told: HashMap<String, Instant>,
+}
+
+impl Limits {
+    /// Whether an Event about the pod with this UID may be sent now.
+    pub fn permit(&mut self, uid: &str, now: Instant) -> bool {
+        self.told.retain(|_, told| now.duration_since(*told) < EVERY);
+        let permitted = self.told.len() < MOST && !self.told.contains_key(uid);
+        if permitted {
+            self.told.insert(uid.to_owned(), now);
+        }
+        permitted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_event_a_minute_about_a_pod_and_so_many_about_all() {
+        let (mut limits, start) = (Limits::default(), Instant::now());
+        assert!(limits.permit("a", start));
+        assert!(!limits.permit("a", start + EVERY / 2));
+        assert!(limits.permit("a", start + EVERY));
+        let others = (0..2 * MOST).filter(|number| limits.permit(&number.to_string(), start + EVERY));
+        assert_eq!(others.count(), MOST - 1);
+    }
+
+    #[test]
+    fn a_long_note_is_cut_at_a_character() {
+        let note = shortened("é".repeat(800));
+        assert!(note.len() <= LONGEST + '…'.len_utf8() && note.ends_with('…'));
+    }
+}

@@ -1,0 +1,224 @@
+//! Dropped packets with names: what is written for people and programs.
+
+use std::net::IpAddr;
+
+use ringfence_policy::{Direction, ObjectKey, Pod};
+use serde::Serialize;
+
+use super::ledger::Sighting;
+use super::packet::Dropped;
+
+/// One side of a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Party {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its pod, where a pod has the address.
+    #[serde(flatten)]
+    pub pod: Option<PodName>,
+}
+
+/// A pod, as people look for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PodName {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// What it is a replica of, as `Kind/name`; its own name where it is none.
+    pub workload: String,
+}
+
+/// Packets that were dropped, for the log: one JSON object a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Story {
+    /// When it is told, RFC 3339.
+    pub time: String,
+    /// What became of the packets: `dropped`.
+    pub verdict: &'static str,
+    /// Whose policies: `egress` are the source's, `ingress` the destination's.
+    pub direction: String,
+    /// Who sent them.
+    pub source: Party,
+    /// To whom.
+    pub destination: Party,
+    /// TCP, UDP, SCTP, ICMP, or the number of another protocol.
+    pub protocol: String,
+    /// The destination's port, where the protocol has ports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The policies that isolate the pod in that direction, as `namespace/name`: none of them allows the packets.
+    pub policies: Vec<String>,
+    /// How many packets were logged since this was last told; the kernel logs a part of many.
+    pub packets: u64,
+}
+
+impl Story {
+    /// The story of packets. `pod` names who has an address, `policies` isolate the pod.
+    pub fn of<'a>(
+        sighting: &Sighting,
+        time: String,
+        pod: impl Fn(IpAddr) -> Option<&'a Pod>,
+        policies: &[ObjectKey],
+    ) -> Self {
+        let Dropped {
+            direction,
+            source,
+            destination,
+            transport,
+        } = sighting.packet;
+        let party = |address| Party {
+            address,
+            pod: pod(address).map(PodName::of),
+        };
+        Self {
+            time,
+            verdict: "dropped",
+            direction: direction.to_string(),
+            source: party(source),
+            destination: party(destination),
+            protocol: transport.protocol(),
+            port: transport.port(),
+            policies: policies.iter().map(ToString::to_string).collect(),
+            packets: sighting.packets,
+        }
+    }
+
+    /// What an Event on the pod says.
+    pub fn note(&self, direction: Direction) -> String {
+        let (word, other) = match direction {
+            Direction::Egress => ("to", &self.destination),
+            Direction::Ingress => ("from", &self.source),
+        };
+        let other = match &other.pod {
+            Some(pod) => format!("{}/{} ({})", pod.namespace, pod.pod, other.address),
+            None => other.address.to_string(),
+        };
+        let port = self.port.map(|port| format!(" {port}")).unwrap_or_default();
+        format!(
+            "Dropped {} {word} {other} at {}{port}: no rule of the policies that isolate this pod for {} allows it ({}). If it \
+             should pass, add a rule for this peer and port to one of them.",
+            if self.packets == 1 { "a packet" } else { "packets" },
+            self.protocol,
+            self.direction,
+            self.policies.join(", ")
+        )
+    }
+}
+
+impl PodName {
+    /// The names of a pod.
+    pub fn of(pod: &Pod) -> Self {
+        Self {
+            namespace: pod.key.namespace.clone(),
+            pod: pod.key.name.clone(),
+            workload: workload(pod),
+        }
+    }
+}
+
+/// What a pod is a replica of, told by the labels that its controller gave it: no other object has to be watched.
+fn workload(pod: &Pod) -> String {
+    let label = |name: &str| pod.labels.get(name);
+    let name = pod.key.name.as_str();
+    let without = |suffix: &str| {
+        let (rest, _) = name.rsplit_once('-')?;
+        rest.strip_suffix(suffix)?.strip_suffix('-')
+    };
+    if let Some(deployment) = label("pod-template-hash").and_then(|hash| without(hash)) {
+        return format!("Deployment/{deployment}");
+    }
+    if label("statefulset.kubernetes.io/pod-name").is_some()
+        && let Some((set, _)) = name.rsplit_once('-')
+    {
+        return format!("StatefulSet/{set}");
+    }
+    if let Some(job) = label("batch.kubernetes.io/job-name").or_else(|| label("job-name")) {
+        return format!("Job/{job}");
+    }
+    if label("controller-revision-hash").is_some()
+        && let Some((set, _)) = name.rsplit_once('-')
+    {
+        return format!("DaemonSet/{set}");
+    }
+    format!("Pod/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packet::Transport;
+    use super::*;
+
+    fn pod(name: &str, labels: &[(&str, &str)]) -> Pod {
+        Pod {
+            key: ObjectKey::new("shop", name),
+            uid: String::new(),
+            labels: labels
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            node: None,
+            addresses: Vec::new(),
+            host_network: false,
+            finished: false,
+            terminating: false,
+            ports: Vec::new(),
+            service_account: String::new(),
+        }
+    }
+
+    #[test]
+    fn the_controllers_labels_tell_the_workload() {
+        for (name, label, wanted) in [
+            (
+                "web-front-7d9f8c6b5-x2x4z",
+                ("pod-template-hash", "7d9f8c6b5"),
+                "Deployment/web-front",
+            ),
+            (
+                "db-0",
+                ("statefulset.kubernetes.io/pod-name", "db-0"),
+                "StatefulSet/db",
+            ),
+            (
+                "agent-abcde",
+                ("controller-revision-hash", "1"),
+                "DaemonSet/agent",
+            ),
+            ("load-xyz12", ("batch.kubernetes.io/job-name", "load"), "Job/load"),
+            ("alone", ("app", "alone"), "Pod/alone"),
+            ("forged", ("pod-template-hash", "other"), "Pod/forged"),
+        ] {
+            assert_eq!(workload(&pod(name, &[label])), wanted);
+        }
+    }
+
+    #[test]
+    fn a_story_is_one_line_with_both_ends_the_port_and_the_policies() {
+        let web = pod("web-0", &[]);
+        let sighting = Sighting {
+            packet: Dropped {
+                direction: Direction::Ingress,
+                source: [203, 0, 113, 9].into(),
+                destination: [10, 244, 0, 7].into(),
+                transport: Transport::Tcp(8080),
+            },
+            packets: 1,
+            first: true,
+        };
+        let known = |address: IpAddr| (address == IpAddr::from([10, 244, 0, 7])).then_some(&web);
+        let policies = [ObjectKey::new("shop", "default-deny")];
+        let story = Story::of(&sighting, "2026-01-01T00:00:00Z".to_owned(), known, &policies);
+        assert_eq!(
+            serde_json::to_string(&story).ok().as_deref(),
+            Some(
+                r#"{"time":"2026-01-01T00:00:00Z","verdict":"dropped","direction":"ingress","source":{"address":"203.0.113.9"},"destination":{"address":"10.244.0.7","namespace":"shop","pod":"web-0","workload":"Pod/web-0"},"protocol":"TCP","port":8080,"policies":["shop/default-deny"],"packets":1}"#
+            )
+        );
+        assert_eq!(
+            story.note(Direction::Ingress),
+            "Dropped a packet from 203.0.113.9 at TCP 8080: no rule of the policies that isolate this pod for ingress allows it \
+             (shop/default-deny). If it should pass, add a rule for this peer and port to one of them."
+        );
+    }
+}

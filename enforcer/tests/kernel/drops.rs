@@ -1,0 +1,143 @@
+//! What is dropped is told of, whatever else is dropped at the same time.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ringfence_enforcer::droplog::reader::Reader;
+use ringfence_enforcer::droplog::{Sighting, Transport};
+use ringfence_enforcer::kernel::Variant;
+use ringfence_enforcer::metrics::Counters;
+use ringfence_policy::{Direction, Flow, Protocol};
+use tokio::sync::mpsc::{Receiver, channel};
+
+use super::net::{Lab, Namespace};
+use super::world::{peers, policy, ports, rule, ruleset, world};
+
+/// Longer than anything here may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Pod 0 lets pod 1 in at TCP 80 and nobody else; pod 1 may go nowhere else.
+fn lab(variant: Variant) -> (Lab, Receiver<Sighting>) {
+    let lab = Lab::new(3);
+    let only = || rule(vec![peers(&[0, 1])], vec![ports(Protocol::Tcp, 80, 80)]);
+    let policies = vec![
+        policy("server", &[0], Some(vec![only()]), None),
+        policy("client", &[1], None, Some(vec![only()])),
+    ];
+    let (mut engine, _) = lab.router.engine(variant);
+    engine
+        .sync(&ruleset(&world(3, policies)))
+        .expect("the kernel takes the rules");
+    let reader = lab
+        .router
+        .inside(|| Reader::open(100, Counters::default()).expect("a socket"));
+    let (tell, told) = channel(10_000);
+    reader.start(tell);
+    // The reader binds its group on its own thread; what is dropped before is not told of.
+    thread::sleep(Duration::from_millis(200));
+    (lab, told)
+}
+
+/// Waits until packets are told of that are so.
+fn until(told: &mut Receiver<Sighting>, what: &str, so: impl Fn(&Sighting) -> bool) -> Sighting {
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        match told.try_recv() {
+            Ok(sighting) if so(&sighting) => return sighting,
+            Ok(_) => {}
+            Err(_) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    panic!("never told of: {what}")
+}
+
+fn send(from: &Namespace, to: SocketAddr) {
+    from.inside(|| {
+        let any: SocketAddr = if to.is_ipv4() {
+            ([0; 4], 0).into()
+        } else {
+            ([0_u16; 8], 0).into()
+        };
+        let socket = UdpSocket::bind(any).expect("a port is free");
+        let _ = socket.send_to(b"x", to);
+    });
+}
+
+#[test]
+fn a_packet_that_is_dropped_is_told_of_with_its_direction_addresses_and_port() {
+    for variant in Variant::ALL {
+        let (lab, mut told) = lab(variant);
+        for family in 0..2 {
+            let (server, client) = (Lab::addresses(0)[family], Lab::addresses(2)[family]);
+            send(lab.pod(2), SocketAddr::new(server, 5353));
+            let sighting = until(&mut told, "ingress", |it| it.packet.source == client);
+            assert_eq!(sighting.packet.direction, Direction::Ingress, "{variant}");
+            assert_eq!(sighting.packet.destination, server);
+            assert_eq!(sighting.packet.transport, Transport::Udp(5353));
+            let flow = Flow {
+                source: Lab::addresses(1)[family],
+                destination: Lab::addresses(2)[family],
+                protocol: Protocol::Tcp,
+                port: 8080,
+            };
+            assert!(!lab.connects(&flow));
+            let sighting = until(&mut told, "egress", |it| it.packet.source == flow.source);
+            assert_eq!(sighting.packet.direction, Direction::Egress, "{variant}");
+            assert_eq!(sighting.packet.transport, Transport::Tcp(8080));
+        }
+    }
+}
+
+/// Floods pod 0 from pod 2 with packets to these ports, again and again, until told to end. Returns how many it sent.
+fn flood(lab: &Lab, ports: std::ops::Range<u16>, over: &AtomicBool) -> u64 {
+    let server: IpAddr = Lab::addresses(0)[0];
+    lab.pod(2).inside(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("a port is free");
+        let mut sent = 0;
+        for port in ports.cycle() {
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            let _ = socket.send_to(b"x", SocketAddr::new(server, port));
+            sent += 1;
+            if sent % 100 == 0 {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        sent
+    })
+}
+
+fn is_told_of_in_a_flood_to(ports: std::ops::Range<u16>) {
+    for variant in Variant::ALL {
+        let (lab, mut told) = lab(variant);
+        let over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let flooding = scope.spawn(|| flood(&lab, ports.clone(), &over));
+            until(&mut told, "the flood", |it| {
+                it.packet.source == Lab::addresses(2)[0]
+            });
+            thread::sleep(Duration::from_secs(2));
+            send(lab.pod(1), SocketAddr::new(Lab::addresses(0)[0], 7));
+            let rare = |it: &Sighting| {
+                it.packet.transport == Transport::Udp(7) && it.packet.source == Lab::addresses(1)[0]
+            };
+            until(&mut told, "the rare packet", rare);
+            over.store(true, Ordering::Relaxed);
+            let sent = flooding.join().expect("a flood");
+            assert!(sent > 1_000, "{variant}: {sent} packets are no flood");
+        });
+    }
+}
+
+#[test]
+fn a_rare_packet_is_told_of_in_a_flood_to_one_port() {
+    is_told_of_in_a_flood_to(9..10);
+}
+
+#[test]
+fn a_rare_packet_is_told_of_in_a_flood_to_all_ports() {
+    is_told_of_in_a_flood_to(1_000..65_000);
+}
