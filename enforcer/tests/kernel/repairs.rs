@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use ringfence_enforcer::kernel::{Variant, VariantChoice, cleanup, detect};
@@ -103,6 +104,61 @@ fn what_others_break_is_noticed_and_repaired() {
             assert_eq!(fresh.held(), good.as_ref(), "{variant}: {damage:?}");
         }
     }
+}
+
+#[test]
+fn a_set_that_somebody_destroyed_is_made_again() {
+    for variant in Variant::ALL {
+        let namespace = Namespace::new();
+        let (mut engine, _) = namespace.engine(variant);
+        engine.sync(&wanted()).expect("the kernel takes the rules");
+        let good = engine.held().cloned();
+        // The rules that use it have to go first, as kernels have it.
+        for tables in ["iptables", "ip6tables"] {
+            namespace.run(&[&format!("{tables}-{variant}"), "-F"]);
+        }
+        destroy(&namespace, "RINGF-4-ingress.a");
+        assert!(!engine.audit().expect("the kernel can be read").is_empty());
+        engine.sync(&wanted()).expect("the kernel takes the repair");
+        assert_eq!(engine.held(), good.as_ref(), "{variant}");
+    }
+}
+
+/// nftables lets go of a set a moment after the rule that used it.
+fn destroy(namespace: &Namespace, set: &str) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let script = format!("ipset destroy {set} 2>/dev/null && echo gone || true");
+    while namespace.run(&["sh", "-c", &script]).trim() != "gone" {
+        assert!(Instant::now() < deadline, "{set} is not let go");
+    }
+}
+
+#[test]
+fn a_set_that_somebody_filled_up_is_named_and_then_replaced() {
+    let namespace = Namespace::new();
+    let (mut engine, _) = namespace.engine(Variant::Nft);
+    engine.sync(&wanted()).expect("the kernel takes the rules");
+    let set = "RINGF-4-ingress.a";
+    let lines: String = (0..2_000_u16)
+        .map(|number| format!("add {set} 192.168.{}.{}\n", number / 250, number % 250))
+        .collect();
+    // The kernel stops at the set's capacity, which is where it is wanted.
+    let fill = format!("printf '{lines}' | ipset -exist restore 2>/dev/null || true");
+    namespace.run(&["sh", "-c", &fill]);
+    let wider = ruleset(&world(
+        4,
+        vec![policy("all", &[0, 1], Some(vec![rule(vec![], vec![])]), None)],
+    ));
+    let error = engine.sync(&wider).expect_err("there is no room");
+    assert_eq!(error.name(), "Sets");
+    assert!(
+        error.to_string().contains(set) && error.to_string().contains("full"),
+        "{error}"
+    );
+    engine.sync(&wider).expect("the kernel takes another set");
+    let (mut fresh, writes) = namespace.engine(Variant::Nft);
+    fresh.sync(&wider).expect("the kernel holds the rules");
+    assert_eq!(writes.total(), 0, "not repaired");
 }
 
 #[test]
