@@ -2,23 +2,31 @@
 //! a part of a spec's text: `cargo test -p ringfence-tests --test upstream -- "endport"`.
 //!
 //! Ordinarily one run on a dual-stack cluster; with `RINGFENCE_LONG` three in a row with IPv4 alone, and one for each
-//! other kind of cluster.
+//! other kind of cluster. `RINGFENCE_UPSTREAM=legacy,nftables` names the kinds to run.
+//!
+//! After each, Ringfence is uninstalled, and nothing of it may be left on a node.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use ringfence_tests::deploy;
-use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, IpFamily, ProxyMode};
+use ringfence_tests::kube_objects::{kubectl, output};
+use ringfence_tests::source;
+use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, IpFamily, Iptables, Node, ProxyMode};
 use ringfence_tests::upstream::{self, Report};
 
 const CLUSTER: &str = "upstream";
+/// How long an uninstall may take until nothing is left.
+const UNINSTALL: Duration = Duration::from_secs(60);
 
 /// A kind of cluster, and how often in a row the suite runs on it.
 struct Run {
     name: &'static str,
     ip_family: IpFamily,
     proxy_mode: ProxyMode,
+    iptables: Iptables,
     times: usize,
 }
 
@@ -26,20 +34,30 @@ const DUAL: Run = Run {
     name: "dual",
     ip_family: IpFamily::Dual,
     proxy_mode: ProxyMode::Iptables,
+    iptables: Iptables::Nft,
     times: 1,
 };
 
-const OTHERS: [Run; 2] = [
+const OTHERS: [Run; 3] = [
     Run {
         name: "ipv4",
         ip_family: IpFamily::Ipv4,
         proxy_mode: ProxyMode::Iptables,
+        iptables: Iptables::Nft,
         times: 3,
     },
     Run {
         name: "nftables",
         ip_family: IpFamily::Dual,
         proxy_mode: ProxyMode::Nftables,
+        iptables: Iptables::Nft,
+        times: 1,
+    },
+    Run {
+        name: "legacy",
+        ip_family: IpFamily::Dual,
+        proxy_mode: ProxyMode::Iptables,
+        iptables: Iptables::Legacy,
         times: 1,
     },
 ];
@@ -51,10 +69,7 @@ fn main() -> Result<ExitCode> {
         println!("0 tests, 0 benchmarks");
         return Ok(ExitCode::SUCCESS);
     }
-    let mut runs = vec![DUAL];
-    if std::env::var_os("RINGFENCE_LONG").is_some() {
-        runs.extend(OTHERS);
-    }
+    let runs = chosen()?;
     let mut trials = Vec::new();
     for run in &runs {
         trials.extend(run_on_cluster(run, arguments.filter.as_deref())?);
@@ -67,11 +82,29 @@ fn main() -> Result<ExitCode> {
     Ok(libtest_mimic::run(&unfiltered, trials).exit_code())
 }
 
+/// The kinds of clusters to run on.
+fn chosen() -> Result<Vec<Run>> {
+    if let Ok(names) = std::env::var("RINGFENCE_UPSTREAM") {
+        let all = || [DUAL].into_iter().chain(OTHERS);
+        let named = names.split(',').map(|name| {
+            let known = all().find(|run| run.name == name);
+            known.with_context(|| format!("RINGFENCE_UPSTREAM={names}: there is no kind {name:?}"))
+        });
+        return named.collect();
+    }
+    let mut runs = vec![DUAL];
+    if std::env::var_os("RINGFENCE_LONG").is_some() {
+        runs.extend(OTHERS);
+    }
+    Ok(runs)
+}
+
 /// Runs the suite so often; a trial for each spec and time.
 fn run_on_cluster(run: &Run, only: Option<&str>) -> Result<Vec<Trial>> {
     let options = ClusterOptions {
         ip_family: run.ip_family,
         proxy_mode: run.proxy_mode,
+        iptables: run.iptables,
         ..ClusterOptions::named(CLUSTER)?
     };
     let progress = Console::default();
@@ -83,8 +116,53 @@ fn run_on_cluster(run: &Run, only: Option<&str>) -> Result<Vec<Trial>> {
         trials.extend(as_trials(&name, report));
         Ok(())
     });
+    let left = outcome.and_then(|()| uninstall(&cluster));
     Cluster::remove(CLUSTER, &progress)?;
-    outcome.map(|()| trials)
+    let left = left?;
+    let name = format!("{}::nothing_is_left_on_a_node_after_an_uninstall", run.name);
+    trials.push(Trial::test(name, move || {
+        if left.is_empty() {
+            return Ok(());
+        }
+        Err(Failed::from(left.join("\n")))
+    }));
+    Ok(trials)
+}
+
+/// Uninstalls Ringfence. Returns what of it is left on nodes after a while.
+fn uninstall(cluster: &Cluster) -> Result<Vec<String>> {
+    let config = source::path("config/default");
+    kubectl(cluster, &["delete", "-k", &config, "--timeout=120s"])?;
+    let started = Instant::now();
+    loop {
+        let mut left = Vec::new();
+        for node in cluster.nodes() {
+            left.extend(remains(&node)?);
+        }
+        if left.is_empty() || started.elapsed() > UNINSTALL {
+            return Ok(left);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Rules and sets of ours on a node, in both variants of iptables.
+fn remains(node: &Node) -> Result<Vec<String>> {
+    let mut left = Vec::new();
+    for words in [
+        &["iptables-nft-save"][..],
+        &["ip6tables-nft-save"],
+        &["iptables-legacy-save"],
+        &["ip6tables-legacy-save"],
+        &["ipset", "list", "-name"],
+    ] {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", node.netns.display())).args(words);
+        let text = output(&mut command)?;
+        let ours = text.lines().filter(|line| line.contains("RINGF"));
+        left.extend(ours.map(|line| format!("{}: {}: {line}", node.name, words[0])));
+    }
+    Ok(left)
 }
 
 fn as_trials(name: &str, report: Report) -> Vec<Trial> {

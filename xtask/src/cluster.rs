@@ -6,7 +6,8 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use ringfence_tests::testbed::{
-    Binaries, CLUSTER_TOOLS, Cluster, ClusterName, ClusterOptions, Console, E2E_TOOLS, IpFamily, ProxyMode,
+    Binaries, CLUSTER_TOOLS, Cluster, ClusterName, ClusterOptions, Console, E2E_TOOLS, IpFamily, Iptables,
+    ProxyMode,
 };
 
 #[derive(Debug, Args)]
@@ -51,6 +52,9 @@ struct UpArguments {
     /// How Services work: kube-proxy with iptables or nftables, or none.
     #[arg(long, default_value_t = ProxyMode::Iptables)]
     proxy_mode: ProxyMode,
+    /// The nodes' iptables: nft or legacy.
+    #[arg(long, default_value_t = Iptables::Nft)]
+    iptables: Iptables,
 }
 
 #[derive(Debug, Args)]
@@ -110,12 +114,14 @@ fn up(arguments: &UpArguments) -> Result<ExitCode> {
         nodes,
         ip_family,
         proxy_mode,
+        iptables,
     } = arguments;
     let options = ClusterOptions {
         name: name.clone(),
         nodes: *nodes,
         ip_family: *ip_family,
         proxy_mode: *proxy_mode,
+        iptables: *iptables,
     };
     let cluster = Cluster::up(&options, &Console::default())?;
     println!(

@@ -16,7 +16,7 @@ use super::images::{self, PAUSE};
 use super::kubeconfig;
 use super::mounts;
 use super::netns::command_in;
-use super::options::ProxyMode;
+use super::options::{Iptables, ProxyMode};
 use super::paths::{NodePaths, Paths, text};
 use super::pki::{Identity, Pki};
 use super::plan::{NodePlan, Plan, joined};
@@ -31,6 +31,7 @@ pub(crate) struct Nodes<'a> {
     pub(crate) binaries: &'a Binaries,
     pub(crate) api_url: &'a str,
     pub(crate) proxy_mode: ProxyMode,
+    pub(crate) iptables: Iptables,
 }
 
 impl Nodes<'_> {
@@ -57,11 +58,31 @@ impl Nodes<'_> {
         fs::create_dir_all(own.root()).with_context(|| format!("make folder {}", own.root().display()))?;
         cgroups::create(&self.paths.cgroup_name(&node.name))?;
         mounts::create(&own)?;
+        self.choose_iptables(node)?;
         self.write_configuration(node, &own, pki)?;
         let mut containerd = self.command(node, Path::new("containerd"));
         containerd.arg("--config").arg(own.root().join("containerd.toml"));
         process::spawn(self.home, &format!("containerd-{}", node.name), containerd)?;
         Ok(())
+    }
+
+    /// Lets `iptables` on the node be the variant that was asked for, the way Debian does, in the node's own /etc.
+    fn choose_iptables(&self, node: &NodePlan) -> Result<()> {
+        let variant = self.iptables;
+        let link = |tool: &str| {
+            let (tables, rest) = tool.split_once("tables").unwrap_or((tool, ""));
+            format!("ln -sf /usr/sbin/{tables}tables-{variant}{rest} /etc/alternatives/{tool}")
+        };
+        let tools = ["iptables", "iptables-save", "iptables-restore"];
+        let both = tools
+            .iter()
+            .flat_map(|tool| [(*tool).to_owned(), tool.replacen("ip", "ip6", 1)]);
+        let script: Vec<String> = both.map(|tool| link(&tool)).collect();
+        let mut inside = self.command(node, Path::new("sh"));
+        inside.args(["-c", &script.join(" && ")]);
+        run(&mut inside)
+            .map(drop)
+            .with_context(|| format!("choose iptables-{variant} on {}", node.name))
     }
 
     /// kubelet and kube-proxy. containerd must answer, the API server be ready.

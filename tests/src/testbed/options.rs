@@ -88,6 +88,38 @@ impl FromStr for ProxyMode {
     }
 }
 
+/// The kernel interface behind the nodes' `iptables`: what kube-proxy, kubelet and the CNI plugins use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Iptables {
+    /// iptables on top of nftables.
+    #[default]
+    Nft,
+    /// The old one.
+    Legacy,
+}
+
+impl fmt::Display for Iptables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nft",
+            Self::Legacy => "legacy",
+        })
+    }
+}
+
+impl FromStr for Iptables {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "nft" => Ok(Self::Nft),
+            "legacy" => Ok(Self::Legacy),
+            _ => bail!("iptables variant {text:?} is unknown: use nft or legacy"),
+        }
+    }
+}
+
 /// A cluster's name. It goes into names of network namespaces, cgroups and folders, so it is short and plain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -156,6 +188,9 @@ pub struct ClusterOptions {
     pub ip_family: IpFamily,
     /// How Services reach their pods.
     pub proxy_mode: ProxyMode,
+    /// Which `iptables` the nodes have.
+    #[serde(default)]
+    pub iptables: Iptables,
 }
 
 impl Default for ClusterOptions {
@@ -165,6 +200,7 @@ impl Default for ClusterOptions {
             nodes: 2,
             ip_family: IpFamily::Ipv4,
             proxy_mode: ProxyMode::Iptables,
+            iptables: Iptables::Nft,
         }
     }
 }
@@ -205,6 +241,9 @@ mod tests {
     fn text_and_value_agree() {
         for family in [IpFamily::Ipv4, IpFamily::Ipv6, IpFamily::Dual] {
             assert_eq!(family.to_string().parse::<IpFamily>().unwrap(), family);
+        }
+        for variant in [Iptables::Nft, Iptables::Legacy] {
+            assert_eq!(variant.to_string().parse::<Iptables>().unwrap(), variant);
         }
         for mode in [ProxyMode::Iptables, ProxyMode::Nftables, ProxyMode::None] {
             assert_eq!(mode.to_string().parse::<ProxyMode>().unwrap(), mode);
@@ -257,6 +296,7 @@ mod tests {
             nodes: 3,
             ip_family: IpFamily::Dual,
             proxy_mode: ProxyMode::None,
+            iptables: Iptables::Legacy,
         };
         let text = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<ClusterOptions>(&text).unwrap(), options);

@@ -125,6 +125,7 @@ impl<'a> Start<'a> {
             binaries: self.binaries,
             api_url: &api_url,
             proxy_mode: self.options.proxy_mode,
+            iptables: self.options.iptables,
         };
         self.paths.create()?;
         let progress = self.progress;
