@@ -85,7 +85,7 @@ pub(crate) fn tightening_ends_exactly_what_it_forbids(lab: &Lab) -> Result<()> {
         let wrong = [report.survivors, report.leaks, report.false_drops].concat();
         ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     }
-    lab.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])?;
+    lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=120s"])?;
     Ok(())
 }
 
