@@ -31,8 +31,22 @@ pub enum Command {
     Prepare,
     /// Remove every chain, rule and set that `run` has made, in both variants of iptables, and nothing else
     Cleanup(ToolArgs),
-    /// Say whether this node has what enforcement needs; changes nothing
-    Check,
+    /// Say whether this node has what enforcement needs, and what else is in its way; changes nothing on the node. Fails
+    /// where no enforcement is possible. As root it tries every kind of rule and set in a network namespace of its own
+    Check {
+        /// How to say it
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Output,
+    },
+}
+
+/// How to print findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Lines for people.
+    Text,
+    /// A list of objects with `level` (good, warning, fatal) and `text`.
+    Json,
 }
 
 /// How tools are run.

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use kube::Client;
 use ringfence_enforcer::agent::{Agent, Settings};
-use ringfence_enforcer::cli::{Cli, Command, DropLogFormat, RunArgs};
+use ringfence_enforcer::cli::{Cli, Command, DropLogFormat, Output, RunArgs};
 use ringfence_enforcer::conntrack::socket::Conntrack;
 use ringfence_enforcer::droplog::Desk;
 use ringfence_enforcer::droplog::events::Events;
@@ -34,7 +34,10 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Prepare => Ok(report(&node::prepare())),
-        Command::Check => Ok(report(&node::check())),
+        Command::Check { output } => Ok(match output {
+            Output::Text => report(&node::check()),
+            Output::Json => report_json(&node::check())?,
+        }),
         Command::Cleanup(args) => {
             let removed = cleanup(&Tools::open(args.lock_timeout, Writes::default())?)?;
             if removed.is_empty() {
@@ -55,6 +58,16 @@ fn report(findings: &[Finding]) -> ExitCode {
         };
         println!("{word}  {text}");
     }
+    outcome(findings)
+}
+
+fn report_json(findings: &[Finding]) -> anyhow::Result<ExitCode> {
+    println!("{}", serde_json::to_string_pretty(findings)?);
+    Ok(outcome(findings))
+}
+
+/// Failure only where no enforcement is possible.
+fn outcome(findings: &[Finding]) -> ExitCode {
     let fatal = findings.iter().any(|finding| finding.level == Level::Fatal);
     if fatal {
         ExitCode::FAILURE
