@@ -204,12 +204,12 @@ impl Agent {
         let written = self.write(&touched);
         // A transaction that failed half way may have tightened, too.
         let tightened = written.as_ref().map_or(true, |synced| synced.tightens);
-        if let Some(revoker) = self.revoker.as_ref().filter(|it| tightened || it.has_revoked()) {
+        if let Some(revoker) = self.revoker.as_ref().filter(|it| it.rules_changed(tightened)) {
             // A kubelet probes from the bridge's address, which is the node's own though no Node object names it.
             let node: Vec<IpAddr> = own.iter().copied().chain(interface_addresses()?).collect();
             let policies = self.cluster.policies();
             let judge = Judge::new(policies, node, self.settings.options.police_own_node);
-            revoker.judge_by(judge, tightened);
+            revoker.judge_by(judge);
         }
         self.gauge();
         Ok(written?.writes)

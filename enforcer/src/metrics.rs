@@ -14,6 +14,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use ringfence_policy::{Direction, ObjectKey};
 
+use crate::conntrack::socket::Walked;
 use crate::ruleset::Family;
 
 /// The labels of a write.
@@ -105,6 +106,8 @@ pub struct Counters {
     dropped_by: Arc<Mutex<HashSet<DroppedBy>>>,
     drop_log_lost: Counter,
     events_dropped: Counter,
+    /// 1 while policies have tightened and not all connections were looked at since, else 0.
+    pub walk_due: Gauge,
     errors: Labelled<ErrorName, Counter>,
     /// Pods of the node that a policy isolates.
     pub isolated_pods: Gauge,
@@ -133,6 +136,7 @@ impl Default for Counters {
             dropped_by: Arc::default(),
             drop_log_lost: Counter::default(),
             events_dropped: Counter::default(),
+            walk_due: Gauge::default(),
             errors: Labelled::default(),
             isolated_pods: Gauge::default(),
             policies: Gauge::default(),
@@ -148,17 +152,15 @@ impl Counters {
         self.errors.get_or_create(&ErrorName { error: name }).inc();
     }
 
-    /// A connection was revoked, or is allowed again.
-    pub fn remarked(&self, revoke: bool) {
-        self.writes.count("conntrack", None);
-        let counter = if revoke { &self.revoked } else { &self.restored };
-        counter.inc();
-    }
-
-    /// All connections, so many, were looked at, and it took so long.
-    pub fn walked(&self, connections: u64, took: Duration) {
+    /// Connections were looked at, and it took so long.
+    pub fn walked(&self, walked: &Walked, took: Duration) {
         self.walks.observe(took.as_secs_f64());
-        self.walked.inc_by(connections);
+        self.walked.inc_by(walked.seen);
+        self.revoked.inc_by(walked.revoked);
+        self.restored.inc_by(walked.restored);
+        for _ in 0..walked.revoked + walked.restored {
+            self.writes.count("conntrack", None);
+        }
     }
 
     /// Packets were dropped that none of these policies allows.
@@ -255,6 +257,11 @@ impl Counters {
             "Time of a walk through all connections after policies changed, from its begin to all marks being set",
             Unit::Seconds,
             self.walks.clone(),
+        );
+        registry.register(
+            "ringfence_enforcer_connection_walk_due",
+            "1 while policies have tightened and not all connections were looked at since, else 0",
+            self.walk_due.clone(),
         );
         registry.register(
             "ringfence_enforcer_walked_connections",

@@ -1,5 +1,6 @@
 //! Asks the kernel for its connections, and marks them.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 
-use super::wire::{self, Entry, Name};
+use super::Connection;
+use super::wire::{self, Name};
 use crate::error::{Error, Result};
 use crate::netlink::Incoming;
 use crate::netlink::socket::Socket;
@@ -17,6 +19,9 @@ use crate::ruleset::Family;
 const WALKS: usize = 5;
 /// A shorter pause costs more than it gives to others.
 const WORTH_A_PAUSE: Duration = Duration::from_millis(2);
+
+/// How many marks are asked for at once: as many as the answers have room for in a socket, by far.
+const MARKS_AT_ONCE: usize = 64;
 
 /// Every address of this network namespace's own interfaces: whoever uses one is the node itself.
 ///
@@ -32,10 +37,39 @@ pub fn interface_addresses() -> Result<Vec<IpAddr>> {
     Ok(addresses.collect())
 }
 
+/// What a walk is to look at.
+#[derive(Debug, Clone, Copy)]
+pub struct Request<'a> {
+    /// The families.
+    pub families: &'a [Family],
+    /// The bit of the connection mark that says "revoked".
+    pub bit: u32,
+    /// Only at connections that are revoked.
+    pub only_revoked: bool,
+    /// At so many connections a second, at most.
+    pub per_second: u32,
+}
+
+/// What a walk did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// Connections that were looked at.
+    pub seen: u64,
+    /// Those that are not allowed: they carry the mark now, if they have not ended meanwhile.
+    pub standing: u64,
+    /// Those that were given the mark.
+    pub revoked: u64,
+    /// Those that it was taken away from.
+    pub restored: u64,
+}
+
 /// A connection to the kernel's connection tracking, in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Conntrack {
-    socket: Socket,
+    /// Lists connections.
+    list: Socket,
+    /// Sets marks, while a list is read.
+    marks: Socket,
 }
 
 impl Conntrack {
@@ -44,23 +78,30 @@ impl Conntrack {
     /// # Errors
     /// The kernel has no connection tracking, or does not let this program ask.
     pub fn open() -> Result<Self> {
-        let socket = Socket::open().map_err(|errno| failed("open a netlink socket", errno))?;
-        Ok(Self { socket })
+        let open = || Socket::open().map_err(|errno| failed("open a netlink socket", errno));
+        Ok(Self {
+            list: open()?,
+            marks: open()?,
+        })
     }
 
-    /// Shows every connection of these families, at most so many a second. Returns how many there were.
+    /// Looks at connections, one after the other, and marks those that are not `allowed`; takes the mark from those that
+    /// are. What is not to be marked is not kept, so a large table takes no memory.
     ///
     /// # Errors
-    /// The kernel does not answer, or refuses; or its table became another so often that no walk was complete.
+    /// The kernel does not answer, or refuses; or its table became another so often that no walk was complete. Marks
+    /// that were set are right all the same.
     pub fn walk(
         &mut self,
-        families: &[Family],
-        per_second: u32,
-        mut show: impl FnMut(&Entry<'_>),
-    ) -> Result<u64> {
+        request: &Request<'_>,
+        mut allowed: impl FnMut(&Connection) -> bool,
+    ) -> Result<Walked> {
+        let mut walked = Walked::default();
         for _ in 0..WALKS {
-            if let Some(seen) = self.walk_once(families, per_second, &mut show)? {
-                return Ok(seen);
+            // Whoever was seen twice stands once.
+            walked.standing = 0;
+            if self.walk_once(request, &mut allowed, &mut walked)? {
+                return Ok(walked);
             }
         }
         Err(failed(
@@ -69,77 +110,111 @@ impl Conntrack {
         ))
     }
 
-    /// Shows every connection of these families; `None` where the table became another meanwhile, and some may be missing.
+    /// Returns whether it was complete: not where the table became another meanwhile, and some may be missing.
     fn walk_once(
         &mut self,
-        families: &[Family],
-        per_second: u32,
-        show: &mut impl FnMut(&Entry<'_>),
-    ) -> Result<Option<u64>> {
-        let request = wire::list(families, self.socket.next_sequence());
-        self.send(&request)?;
-        let (started, mut seen, mut whole) = (Instant::now(), 0_u32, true);
+        request: &Request<'_>,
+        allowed: &mut impl FnMut(&Connection) -> bool,
+        walked: &mut Walked,
+    ) -> Result<bool> {
+        let marked = request.only_revoked.then_some(request.bit);
+        let sequence = self.list.next_sequence();
+        let list = wire::list(request.families, marked, sequence);
+        let sent = self.list.send(&list);
+        sent.map_err(|errno| failed("ask for connections", errno))?;
+        let (started, mut seen, mut whole) = (Instant::now(), 0, true);
+        // The kernel has not ended an earlier list, which nobody reads any more.
+        let mut busy = false;
+        let mut remarks = Vec::new();
         loop {
-            for message in self.receive()? {
+            let mut over = false;
+            for message in receive(&mut self.list)? {
                 match message {
+                    Incoming::Done { sequence: other, .. } if other != sequence && busy => return Ok(false),
+                    // The rest of a list that an error had ended.
+                    Incoming::Data { sequence: other, .. }
+                    | Incoming::Done { sequence: other, .. }
+                    | Incoming::Result { sequence: other, .. }
+                        if other != sequence => {}
                     Incoming::Data { interrupted, .. } => {
                         whole &= !interrupted;
-                        seen = seen.saturating_add(1);
+                        seen += 1;
                         if let Some(entry) = wire::entry(&message) {
-                            show(&entry);
+                            let revoke = !allowed(&entry.connection);
+                            walked.standing += u64::from(revoke);
+                            if revoke != (entry.connection.mark & request.bit != 0) {
+                                remarks.push((entry.name(), revoke));
+                            }
                         }
                     }
-                    Incoming::Done { interrupted } => {
-                        return Ok((whole && !interrupted).then_some(u64::from(seen)));
+                    Incoming::Done { interrupted, .. } => {
+                        whole &= !interrupted;
+                        over = true;
                     }
                     Incoming::Result { error: 0, .. } => {}
+                    Incoming::Result { error, .. } if Errno::from_raw(error) == Errno::EBUSY => busy = true,
                     Incoming::Result { error, .. } => {
                         return Err(failed("list connections", Errno::from_raw(error)));
                     }
                 }
             }
-            // The kernel lists on only as far as it is read.
-            let due = Duration::from_secs(1) * seen / per_second.max(1);
-            let ahead = due.saturating_sub(started.elapsed());
-            if ahead > WORTH_A_PAUSE {
-                std::thread::sleep(ahead);
+            for some in remarks.chunks(MARKS_AT_ONCE) {
+                self.remark(some, request.bit, walked)?;
             }
+            remarks.clear();
+            if over {
+                walked.seen += u64::from(seen);
+                return Ok(whole);
+            }
+            pause(started, seen, request.per_second);
         }
     }
 
-    /// Sets or takes away the mark's bit on a connection. One that has ended meanwhile is no error.
-    ///
-    /// # Errors
-    /// The kernel does not answer, or refuses.
-    pub fn remark(&mut self, name: &Name, revoke: bool, bit: u32) -> Result<()> {
-        let mark = if revoke { bit } else { 0 };
-        let sequence = self.socket.next_sequence();
-        self.send(&wire::set_mark(name, mark, bit, sequence))?;
-        loop {
-            for message in self.receive()? {
-                match message {
-                    Incoming::Result { sequence: other, .. } if other != sequence => {}
-                    Incoming::Result { error: 0, .. } => return Ok(()),
-                    Incoming::Result { error, .. } if Errno::from_raw(error) == Errno::ENOENT => {
-                        return Ok(());
-                    }
-                    Incoming::Result { error, .. } => {
-                        return Err(failed("mark a connection", Errno::from_raw(error)));
-                    }
-                    Incoming::Data { .. } | Incoming::Done { .. } => {}
+    /// Sets or takes away the mark's bit. A connection that has ended meanwhile is no error.
+    fn remark(&mut self, remarks: &[(Name, bool)], bit: u32, walked: &mut Walked) -> Result<()> {
+        let mut waiting = HashMap::new();
+        let mut requests = Vec::new();
+        for (name, revoke) in remarks {
+            let sequence = self.marks.next_sequence();
+            let mark = if *revoke { bit } else { 0 };
+            requests.extend(wire::set_mark(name, mark, bit, sequence));
+            waiting.insert(sequence, *revoke);
+        }
+        let sent = self.marks.send(&requests);
+        sent.map_err(|errno| failed("mark connections", errno))?;
+        while !waiting.is_empty() {
+            for message in receive(&mut self.marks)? {
+                let Incoming::Result { sequence, error } = message else {
+                    continue;
+                };
+                let Some(revoke) = waiting.remove(&sequence) else {
+                    continue;
+                };
+                match error {
+                    0 if revoke => walked.revoked += 1,
+                    0 => walked.restored += 1,
+                    error => match Errno::from_raw(error) {
+                        Errno::ENOENT => {}
+                        errno => return Err(failed("mark a connection", errno)),
+                    },
                 }
             }
         }
+        Ok(())
     }
+}
 
-    fn send(&self, request: &[u8]) -> Result<()> {
-        let sent = self.socket.send(request);
-        sent.map_err(|errno| failed("ask for connections", errno))
-    }
+fn receive(socket: &mut Socket) -> Result<Vec<Incoming<'_>>> {
+    let received = socket.receive();
+    received.map_err(|errno| failed("hear about connections", errno))
+}
 
-    fn receive(&mut self) -> Result<Vec<Incoming<'_>>> {
-        let received = self.socket.receive();
-        received.map_err(|errno| failed("hear about connections", errno))
+/// Waits where more were seen than should have been by now. The kernel lists on only as far as it is read.
+fn pause(started: Instant, seen: u32, per_second: u32) {
+    let due = Duration::from_secs(1) * seen / per_second.max(1);
+    let ahead = due.saturating_sub(started.elapsed());
+    if ahead > WORTH_A_PAUSE {
+        std::thread::sleep(ahead);
     }
 }
 

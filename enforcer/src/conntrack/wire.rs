@@ -31,15 +31,17 @@ pub struct Name {
     zone: Option<Vec<u8>>,
 }
 
-/// The request for all connections of these families. The kernel goes through its whole table whatever is asked for, so
-/// two families are one request.
-pub fn list(families: &[Family], sequence: u32) -> Vec<u8> {
+/// The request for all connections of these families; with `marked`, for those only whose mark has that bit. The kernel
+/// goes through its whole table whatever is asked for, so two families are one request.
+pub fn list(families: &[Family], marked: Option<u32>, sequence: u32) -> Vec<u8> {
     let any = 0;
     let family = match families {
         [only] => family_number(*only),
         _ => any,
     };
-    message(GET, REQUEST | DUMP, sequence, family, &[])
+    let bits = marked.map(|bit| bit.to_be_bytes());
+    let filter = bits.map(|bits| [attribute(MARK, &bits), attribute(MARK_MASK, &bits)].concat());
+    message(GET, REQUEST | DUMP, sequence, family, &filter.unwrap_or_default())
 }
 
 /// The request to set the bits of `mask` in a connection's mark to those of `mark`.

@@ -35,6 +35,8 @@ pub enum Incoming<'a> {
     Data {
         /// The subsystem, then the command.
         kind: u16,
+        /// The sequence number of the request that it answers.
+        sequence: u32,
         /// The address family.
         family: u8,
         /// The attributes.
@@ -44,6 +46,8 @@ pub enum Incoming<'a> {
     },
     /// A list is complete; whether it was not taken at one moment.
     Done {
+        /// The sequence number of the request that it answers.
+        sequence: u32,
         /// Whether what it is of changed meanwhile.
         interrupted: bool,
     },
@@ -109,13 +113,17 @@ pub fn incoming(mut bytes: &[u8]) -> Vec<Incoming<'_>> {
     while let Some((header, body, rest)) = split(bytes) {
         let interrupted = header.flags & INTERRUPTED != 0;
         messages.extend(match header.kind {
-            DONE => Some(Incoming::Done { interrupted }),
+            DONE => Some(Incoming::Done {
+                sequence: header.sequence,
+                interrupted,
+            }),
             ERROR => body.first_chunk().map(|number| Incoming::Result {
                 sequence: header.sequence,
                 error: i32::from_ne_bytes(*number).saturating_neg(),
             }),
             kind => body.get(GENERIC..).map(|attributes| Incoming::Data {
                 kind,
+                sequence: header.sequence,
                 family: body[0],
                 attributes,
                 interrupted,
@@ -196,11 +204,15 @@ mod tests {
         let [
             Incoming::Data {
                 kind: 0x601,
+                sequence: 5,
                 family: 2,
                 attributes,
                 interrupted: false,
             },
-            Incoming::Done { interrupted: true },
+            Incoming::Done {
+                sequence: 5,
+                interrupted: true,
+            },
         ] = messages.as_slice()
         else {
             panic!("{messages:?}")

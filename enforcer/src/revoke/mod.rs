@@ -1,0 +1,151 @@
+//! Ends the connections that policies no longer allow, and lets them go on when they are allowed again.
+//!
+//! A walk through all connections takes its time, so it has a thread of its own: the next change of rules does not wait
+//! for it. A walk that has begun goes to its end; what came meanwhile is judged by one more walk, with the newest
+//! policies, so that neither a storm of changes nor a large table can keep a connection from its end. What is due when
+//! is in [`agenda`].
+
+mod agenda;
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use agenda::{Agenda, Next, Scope};
+
+use crate::conntrack::Judge;
+use crate::conntrack::socket::{Conntrack, Request, Walked};
+use crate::error::Result;
+use crate::metrics::Counters;
+use crate::ruleset::Family;
+
+/// How many connections are looked at in a second: 200,000 take half of one, and leave room for others.
+const PER_SECOND: u32 = 400_000;
+
+/// Keeps the marks of connections at what the policies say.
+#[derive(Debug)]
+pub struct Revoker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    agenda: Mutex<Agenda>,
+    news: Condvar,
+    counters: Counters,
+}
+
+impl Revoker {
+    /// A revoker for connections of these families. `bit` of the connection mark says "revoked".
+    pub fn start(conntrack: Conntrack, bit: u32, families: Vec<Family>, counters: Counters) -> Self {
+        // Nobody has looked yet.
+        counters.walk_due.set(1);
+        let shared = Arc::new(Shared {
+            agenda: Mutex::new(Agenda::new()),
+            news: Condvar::new(),
+            counters,
+        });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            conntrack,
+            bit,
+            families,
+        };
+        thread::spawn(move || worker.run());
+        Self { shared }
+    }
+
+    /// The kernel's rules have changed, so that some connection that was allowed may no longer be, where they have
+    /// tightened. Says whether [`Revoker::judge_by`] is to follow. What has tightened is not forgotten until it does.
+    pub fn rules_changed(&self, tightened: bool) -> bool {
+        self.shared.with(|agenda| agenda.rules_changed(tightened))
+    }
+
+    /// From now on this is what policies say; the kernel's rules say so already.
+    pub fn judge_by(&self, judge: Judge) {
+        self.shared.with(|agenda| agenda.judge_by(judge, Instant::now()));
+        self.shared.news.notify_all();
+    }
+}
+
+impl Drop for Revoker {
+    fn drop(&mut self) {
+        self.shared.with(Agenda::stop);
+        self.shared.news.notify_all();
+    }
+}
+
+impl Shared {
+    fn agenda(&self) -> MutexGuard<'_, Agenda> {
+        // There is nothing in it that could be half done.
+        self.agenda.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut Agenda) -> T) -> T {
+        let mut agenda = self.agenda();
+        let result = change(&mut agenda);
+        self.counters.walk_due.set(i64::from(!agenda.is_settled()));
+        result
+    }
+
+    /// Waits until a look is due. `None` is the end.
+    fn wait(&self) -> Option<(Scope, Arc<Judge>)> {
+        let mut agenda = self.agenda();
+        loop {
+            let now = Instant::now();
+            agenda = match agenda.next(now) {
+                Next::Look(scope, judge) => return Some((scope, judge)),
+                Next::Stop => return None,
+                Next::Wait(None) => {
+                    let waited = self.news.wait(agenda);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+                Next::Wait(Some(until)) => {
+                    let waited = self.news.wait_timeout(agenda, until.duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+}
+
+/// Looks at connections.
+struct Worker {
+    shared: Arc<Shared>,
+    conntrack: Conntrack,
+    bit: u32,
+    families: Vec<Family>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        while let Some((scope, judge)) = self.shared.wait() {
+            let began = Instant::now();
+            let looked = self.look(scope, &judge);
+            let now = Instant::now();
+            match looked {
+                Ok(walked) => {
+                    self.shared.counters.walked(&walked, now.duration_since(began));
+                    self.shared.with(|agenda| agenda.looked(walked.standing > 0, now));
+                }
+                Err(error) => {
+                    let pause = self.shared.with(|agenda| agenda.failed(now));
+                    self.shared.counters.error(error.name());
+                    tracing::error!(%error, ?pause, "connections were not looked at; trying again");
+                }
+            }
+        }
+    }
+
+    /// Looks at connections, and sets and takes away marks.
+    fn look(&mut self, scope: Scope, judge: &Judge) -> Result<Walked> {
+        let request = Request {
+            families: &self.families,
+            bit: self.bit,
+            only_revoked: scope == Scope::Revoked,
+            per_second: PER_SECOND,
+        };
+        self.conntrack
+            .walk(&request, |connection| judge.allows(connection))
+    }
+}
