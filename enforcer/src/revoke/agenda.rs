@@ -13,6 +13,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// How many times as long as a look takes to wait until the next: even where nothing is tracked, a look goes through the
 /// whole of the kernel's table, 10 ms where that has 262,144 buckets.
 const REST: u32 = 3;
+/// The longest of these: a look at a large table goes at a bounded rate anyway, and what tightened meanwhile waits.
+const LONGEST_REST: Duration = Duration::from_millis(250);
 /// The pause after a failure, doubled up to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -174,7 +176,8 @@ impl Agenda {
         if look.for_tightening {
             self.again = Some(look.began + LOOK_AGAIN);
         }
-        self.rest_until = Some(now + now.duration_since(look.began) * REST);
+        let rest = now.duration_since(look.began) * REST;
+        self.rest_until = Some(now + rest.min(LONGEST_REST));
     }
 
     /// The look has not shown everything. Returns the pause before the next.
@@ -201,206 +204,4 @@ impl Agenda {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use ringfence_policy::NodePolicies;
-
-    use super::*;
-
-    const MS: Duration = Duration::from_millis(1);
-
-    /// A judge that can be told from others by this number.
-    fn judge(number: u8) -> Judge {
-        let policies = NodePolicies { pods: [].into() };
-        Judge::new(policies, vec![[0, 0, 0, number].into()], false)
-    }
-
-    /// An agenda that owes nothing, and its clock.
-    fn settled() -> (Agenda, Instant) {
-        let start = Instant::now();
-        let mut agenda = Agenda::new();
-        agenda.judge_by(judge(0), start);
-        let now = start + ON_THE_WAY;
-        assert!(matches!(agenda.next(now), Next::Look(Scope::All, _)));
-        agenda.looked(false, now);
-        let later = now + LOOK_AGAIN;
-        assert!(matches!(agenda.next(later), Next::Look(Scope::All, _)));
-        agenda.looked(false, later);
-        assert!(agenda.is_settled());
-        assert!(matches!(agenda.next(later), Next::Wait(None)));
-        (agenda, later)
-    }
-
-    fn scope(next: &Next) -> Option<Scope> {
-        match next {
-            Next::Look(scope, _) => Some(*scope),
-            Next::Wait(_) | Next::Stop => None,
-        }
-    }
-
-    fn waits_until(next: &Next) -> Option<Instant> {
-        match next {
-            Next::Wait(until) => *until,
-            Next::Look(..) | Next::Stop => None,
-        }
-    }
-
-    #[test]
-    fn an_earlier_run_may_have_been_stopped_before_it_had_revoked_all() {
-        let start = Instant::now();
-        let mut agenda = Agenda::new();
-        assert!(
-            matches!(agenda.next(start), Next::Wait(None)),
-            "nobody knows the policies"
-        );
-        assert!(agenda.rules_changed(false), "even where the rules stand already");
-        agenda.judge_by(judge(0), start);
-        assert!(!agenda.is_settled());
-        assert_eq!(scope(&agenda.next(start + ON_THE_WAY)), Some(Scope::All));
-    }
-
-    #[test]
-    fn what_tightens_is_looked_at_when_packets_under_way_have_arrived_and_once_more_later() {
-        let (mut agenda, now) = settled();
-        assert!(agenda.rules_changed(true));
-        agenda.judge_by(judge(1), now);
-        assert_eq!(waits_until(&agenda.next(now)), Some(now + ON_THE_WAY));
-        assert_eq!(scope(&agenda.next(now + ON_THE_WAY)), Some(Scope::All));
-        assert!(!agenda.is_settled(), "the look goes on");
-        agenda.looked(false, now + ON_THE_WAY);
-        assert!(agenda.is_settled());
-        let later = waits_until(&agenda.next(now + ON_THE_WAY));
-        assert_eq!(later, Some(now + ON_THE_WAY + LOOK_AGAIN));
-    }
-
-    #[test]
-    fn what_tightens_is_not_looked_at_with_the_policies_before_it() {
-        let (mut agenda, now) = settled();
-        assert!(agenda.rules_changed(true));
-        assert!(!agenda.is_settled());
-        assert!(
-            matches!(agenda.next(now + LOOK_AGAIN), Next::Wait(None)),
-            "the new ones are not told"
-        );
-        assert!(agenda.rules_changed(false), "nor forgotten by then");
-        agenda.judge_by(judge(1), now);
-        assert_eq!(scope(&agenda.next(now + ON_THE_WAY)), Some(Scope::All));
-    }
-
-    #[test]
-    fn a_change_that_tightens_nothing_is_none_where_nothing_is_revoked() {
-        let (mut agenda, now) = settled();
-        assert!(!agenda.rules_changed(false));
-        assert!(matches!(agenda.next(now + LOOK_AGAIN), Next::Wait(None)));
-    }
-
-    #[test]
-    fn what_is_allowed_again_while_a_look_goes_on_is_not_left_revoked() {
-        let (mut agenda, now) = settled();
-        agenda.rules_changed(true);
-        agenda.judge_by(judge(1), now);
-        let began = now + ON_THE_WAY;
-        assert_eq!(scope(&agenda.next(began)), Some(Scope::All));
-        assert!(agenda.rules_changed(false), "the look has older policies in hand");
-        agenda.judge_by(judge(2), began);
-        agenda.looked(true, began + MS);
-        let after = waits_until(&agenda.next(began + MS)).unwrap();
-        assert_eq!(after, began + MS + MS * REST);
-        let Next::Look(Scope::Revoked, by) = agenda.next(after) else {
-            panic!("the revoked ones are looked at again")
-        };
-        assert_eq!(format!("{by:?}"), format!("{:?}", judge(2)));
-        agenda.looked(false, after);
-        assert_eq!(waits_until(&agenda.next(after + MS)), Some(began + LOOK_AGAIN));
-    }
-
-    #[test]
-    fn the_last_look_judges_by_the_newest_policies() {
-        let (mut agenda, now) = settled();
-        agenda.rules_changed(true);
-        agenda.judge_by(judge(1), now);
-        let began = now + ON_THE_WAY;
-        agenda.next(began);
-        agenda.looked(false, began);
-        assert!(agenda.rules_changed(false), "a look with older policies is due");
-        agenda.judge_by(judge(2), began);
-        assert_eq!(
-            waits_until(&agenda.next(began)),
-            Some(began + LOOK_AGAIN),
-            "nothing is revoked"
-        );
-        let Next::Look(Scope::All, by) = agenda.next(began + LOOK_AGAIN) else {
-            panic!("the last look")
-        };
-        assert_eq!(format!("{by:?}"), format!("{:?}", judge(2)));
-    }
-
-    #[test]
-    fn a_storm_neither_puts_a_look_off_nor_lets_the_last_change_go_without() {
-        let (mut agenda, start) = settled();
-        let (mut looks, mut now) = (0, start);
-        for _ in 0..1000 {
-            agenda.rules_changed(true);
-            agenda.judge_by(judge(1), now);
-            if scope(&agenda.next(now)).is_some() {
-                looks += 1;
-                now += MS;
-                agenda.looked(true, now);
-            }
-            now += MS;
-        }
-        // A look of 1 ms, a rest of 3.
-        assert!((100..=340).contains(&looks), "{looks}");
-        assert!(!agenda.is_settled());
-        let due = waits_until(&agenda.next(now)).unwrap();
-        assert_eq!(scope(&agenda.next(due)), Some(Scope::All));
-        agenda.looked(true, due);
-        // The change just before that look began was too fresh for it, at most once.
-        if let Some(Scope::All) = scope(&agenda.next(due + ON_THE_WAY)) {
-            agenda.looked(true, due + ON_THE_WAY);
-        }
-        assert!(agenda.is_settled());
-    }
-
-    #[test]
-    fn a_look_that_fails_is_repeated_ever_more_slowly_until_it_succeeds() {
-        let (mut agenda, now) = settled();
-        agenda.rules_changed(true);
-        agenda.judge_by(judge(1), now);
-        let mut now = now + ON_THE_WAY;
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            assert_eq!(scope(&agenda.next(now)), Some(Scope::All));
-            pauses.push(agenda.failed(now));
-            assert!(!agenda.is_settled());
-            now = waits_until(&agenda.next(now)).unwrap();
-        }
-        assert_eq!(
-            (pauses[0], pauses[1], pauses[8]),
-            (FIRST_RETRY, FIRST_RETRY * 2, LONGEST_RETRY)
-        );
-        assert_eq!(scope(&agenda.next(now)), Some(Scope::All));
-        agenda.looked(false, now);
-        assert!(agenda.is_settled());
-    }
-
-    #[test]
-    fn a_failed_look_at_the_revoked_ones_is_repeated() {
-        let (mut agenda, now) = settled();
-        agenda.revoked = true;
-        agenda.rules_changed(false);
-        agenda.judge_by(judge(1), now);
-        assert_eq!(scope(&agenda.next(now)), Some(Scope::Revoked));
-        let again = now + agenda.failed(now);
-        assert_eq!(scope(&agenda.next(again)), Some(Scope::Revoked));
-    }
-
-    #[test]
-    fn nothing_is_looked_at_after_the_end() {
-        let (mut agenda, now) = settled();
-        agenda.rules_changed(true);
-        agenda.judge_by(judge(1), now);
-        agenda.stop();
-        assert!(matches!(agenda.next(now + LOOK_AGAIN), Next::Stop));
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ use crate::metrics::Counters;
 use crate::ruleset::Family;
 
 /// How many connections are looked at in a second: 200,000 take half of one, and leave room for others.
-const PER_SECOND: u32 = 400_000;
+pub const PER_SECOND: u32 = 400_000;
 
 /// Keeps the marks of connections at what the policies say.
 #[derive(Debug)]

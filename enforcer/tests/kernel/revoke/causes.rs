@@ -1,10 +1,14 @@
 //! What can make policies forbid what they allowed: not only a policy that changes.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
 use ringfence_enforcer::cluster::{Kind as ObjectKind, Object, Update};
 use ringfence_enforcer::kernel::Variant;
-use ringfence_policy::{ObjectKey, Pod};
+use ringfence_policy::{ObjectKey, Pod, Protocol};
 
-use super::super::world::{peers, policy, rule, world};
+use super::super::net::Lab;
+use super::super::world::{peers, policy, ports, rule, world};
 use super::{Scene, assert_over, assert_unharmed, lets_in, talking, tell, upsert};
 
 /// A pod of the laboratory's world, with other labels.
@@ -111,4 +115,38 @@ async fn an_agent_that_returns_ends_what_became_forbidden_while_it_was_away() {
     assert_over(&mut forbidden, "no policy allows these any more");
     assert_unharmed(&allowed, "the policy always allowed these");
     agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_said_nothing_while_it_was_forbidden_goes_on_when_it_is_allowed_again() {
+    let everyone = |numbers: &[u8]| {
+        let entrance = rule(vec![peers(numbers)], vec![ports(Protocol::Tcp, 7003, 7003)]);
+        upsert([policy("quiet", &[0], Some(vec![entrance]), None)])
+    };
+    let scene = Scene::new(Variant::Nft, 5, vec![]).await;
+    tell(&scene.agent, everyone(&[2])).await;
+    let to = SocketAddr::new(Lab::addresses(0)[0], 7003);
+    let listener = scene
+        .lab
+        .pod(0)
+        .inside(|| TcpListener::bind(to).expect("the port is free"));
+    let mut client = scene
+        .lab
+        .pod(2)
+        .inside(|| TcpStream::connect(to).expect("it is allowed"));
+    let (mut server, _) = listener.accept().expect("it was opened");
+    let mut say = |word: u8| {
+        client.write_all(&[word]).expect("it is open");
+        let mut heard = [0];
+        server.read_exact(&mut heard).expect("it is open");
+        assert_eq!(heard, [word]);
+    };
+    say(1);
+    tell(&scene.agent, everyone(&[])).await;
+    assert_eq!(scene.agent.counters.revoked(), 1);
+    tell(&scene.agent, everyone(&[2])).await;
+    let counters = &scene.agent.counters;
+    scene.agent.until("no mark", || counters.restored() == 1).await;
+    say(2);
+    scene.agent.stop().await;
 }

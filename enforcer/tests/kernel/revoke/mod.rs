@@ -2,6 +2,7 @@
 
 mod causes;
 mod crowd;
+mod entries;
 mod talk;
 
 use std::net::{IpAddr, SocketAddr};
