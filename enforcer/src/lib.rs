@@ -23,19 +23,22 @@
 //! FORWARD 1      -> RINGF-FORWARD
 //! INPUT 1        -> RINGF-FORWARD                (only with --police-own-node)
 //! RINGF-FORWARD
+//!   ESTABLISHED and not revoked               return
 //!   revoked connection                        -> RINGF-REVOKED   (reset or reject)
-//!   ESTABLISHED, RELATED ICMP, discovery      return
 //!   source in the isolated set                -> RINGF-EGRESS
 //!   destination in the isolated set           -> RINGF-INGRESS
 //! RINGF-EGRESS, RINGF-INGRESS
-//!   the other side is this node               return          (not in RINGF-EGRESS with --police-own-node)
 //!   prefix                                    => RINGF-D-…        (dispatch: a tree over prefixes)
 //! RINGF-D-…
 //!   a pod to itself                           return
 //!   address                                   => RINGF-P-…        (the pods isolated alike)
 //! RINGF-P-…
 //!   granted                                   return
-//!   anything else                             -> RINGF-DROP-…     (log, drop)
+//!   anything else                             -> RINGF-DROP-…
+//! RINGF-DROP-…
+//!   RELATED ICMP, discovery                   return
+//!   the other side is this node               return          (not in RINGF-DROP-EGRESS with --police-own-node)
+//!   anything else                             logged, dropped
 //! ```
 //!
 //! `=>` is a goto: a RETURN in a pod's chain comes back behind the gate that led there, so a packet that may leave one

@@ -16,8 +16,9 @@ pub const PREFIX: &str = "RINGF-";
 pub const FORWARD: &str = "RINGF-FORWARD";
 /// Where packets of revoked connections end.
 pub const REVOKED: &str = "RINGF-REVOKED";
-/// The rule of a built-in chain that leads to [`FORWARD`], as iptables-save prints it without `-A CHAIN`.
-pub const JUMP: &str = "-m comment --comment ringfence -j RINGF-FORWARD";
+/// The rule of a built-in chain that leads to [`FORWARD`], as iptables-save prints it without `-A CHAIN`. It carries no
+/// comment: every packet of the node would be tested against it, and the name says whose it is.
+pub const JUMP: &str = "-j RINGF-FORWARD";
 
 /// The root of the dispatch tree of a direction.
 pub fn root(direction: Direction) -> &'static str {

@@ -88,8 +88,8 @@ mod tests {
     fn chains_and_the_places_of_the_jumps_are_read() {
         let tables = tables(
             "*filter\n:FORWARD DROP [12:34]\n:KUBE-FORWARD - [0:0]\n:RINGF-FORWARD - [0:0]\n:RINGF-REVOKED - [0:0]\n\
-             -A INPUT -m comment --comment ringfence -j RINGF-FORWARD\n\
-             -A FORWARD -j KUBE-FORWARD\n-A FORWARD -m comment --comment ringfence -j RINGF-FORWARD\n\
+             -A INPUT -j RINGF-FORWARD\n\
+             -A FORWARD -j KUBE-FORWARD\n-A FORWARD -j RINGF-FORWARD\n\
              -A KUBE-FORWARD -j ACCEPT\n-A RINGF-REVOKED -j DROP\nCOMMIT\n",
         );
         assert_eq!(tables.jumps_in(Hook::Forward), [2]);

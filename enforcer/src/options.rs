@@ -37,7 +37,7 @@ impl Default for Options {
             revoked_mark: DEFAULT_REVOKED_MARK,
             log: Some(LogOptions::default()),
             flat_entries: 20_000,
-            leaf_size: 8,
+            leaf_size: 4,
             police_own_node: false,
         }
     }

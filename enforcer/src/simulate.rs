@@ -96,7 +96,9 @@ fn walk(state: &State, flow: &Flow, only: Direction, chain: &str) -> Result<Fate
 fn matches(state: &State, flow: &Flow, rule: &Rule<SetName>) -> Result<bool, Fault> {
     Ok(match rule {
         // A new connection is not revoked, not established, and no control message.
-        Rule::Revoked { .. } | Rule::Established | Rule::RelatedIcmp(_) | Rule::Discovery { .. } => false,
+        Rule::Revoked { .. } | Rule::Established { .. } | Rule::RelatedIcmp(_) | Rule::Discovery { .. } => {
+            false
+        }
         Rule::Gate { direction, set } => contains(state, set, flow, pod(*direction), false)?,
         Rule::Hairpin { address } => flow.source == *address && flow.destination == *address,
         Rule::Branch {

@@ -10,25 +10,20 @@ use ringfence_policy::Direction;
 use crate::names::{self, SetId};
 use crate::rules::Rule;
 
-/// How many address bits one level of the tree tells apart: at most eight branches in a chain.
-const BITS: u8 = 3;
+/// How many address bits one level of the tree tells apart: at most four branches in a chain. With any other number a
+/// packet is compared with more rules on its way to one of many pods.
+const BITS: u8 = 2;
 
 /// The chains of a tree, by name.
 type Chains = BTreeMap<String, Vec<Rule<SetId>>>;
 /// Addresses in order, each with the chain that serves it.
 type Leaves = [(IpAddr, String)];
 
-/// The tree of a direction: its root with `first` as first rule, if there is one, and the chains below. Each address in
-/// `leaves` goes to its chain, one that is not listed returns.
-pub(super) fn tree(
-    direction: Direction,
-    first: Option<Rule<SetId>>,
-    leaves: &Leaves,
-    leaf_size: usize,
-) -> Chains {
+/// The tree of a direction: its root and the chains below. Each address in `leaves` goes to its chain, one that is not
+/// listed returns.
+pub(super) fn tree(direction: Direction, leaves: &Leaves, leaf_size: usize) -> Chains {
     let mut chains = Chains::new();
-    let mut root: Vec<_> = first.into_iter().collect();
-    root.extend(node(&mut chains, direction, leaves, leaf_size.max(1)));
+    let root = node(&mut chains, direction, leaves, leaf_size.max(1));
     chains.insert(names::root(direction).to_owned(), root);
     chains
 }
@@ -105,13 +100,14 @@ fn truncate(address: IpAddr, bits: u8) -> IpNet {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::options::Options;
 
     fn tree(count: u32) -> Chains {
         let address = |i: u32| IpAddr::from((0x0af4_0000 + i).to_be_bytes());
         let leaves: Vec<_> = (0..count)
             .map(|i| (address(i), format!("{}P-{i}", names::PREFIX)))
             .collect();
-        super::tree(Direction::Egress, Some(Rule::Drop), &leaves, 8)
+        super::tree(Direction::Egress, &leaves, Options::default().leaf_size)
     }
 
     /// The rules that a packet of the address is compared with until it is found.
@@ -134,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn finding_a_pod_costs_little_more_among_five_hundred_than_among_eight() {
+    fn finding_a_pod_costs_little_more_among_five_hundred_than_among_four() {
         let worst = |count: u32| {
             let chains = tree(count);
             let address = |i: u32| IpAddr::from((0x0af4_0000 + i).to_be_bytes());
@@ -143,8 +139,8 @@ mod tests {
                 .max()
                 .unwrap()
         };
-        assert!(worst(8) <= 17, "{}", worst(8));
-        assert!(worst(500) <= 17 + 2 * 9, "{}", worst(500));
+        assert!(worst(4) <= 8, "{}", worst(4));
+        assert!(worst(500) <= 8 + 4 * 4, "{}", worst(500));
     }
 
     #[test]

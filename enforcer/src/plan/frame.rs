@@ -33,10 +33,11 @@ pub(super) fn tables(family: Family, options: &Options) -> Tables {
         tables.sets.insert(SetId::isolated(family, direction), set);
         tables.chains.insert(
             names::drop_chain(direction).to_owned(),
-            drop_rules(direction, options),
+            drop_rules(family, direction, options),
         );
-        let root = first_of_tree(family, direction, options).into_iter().collect();
-        tables.chains.insert(names::root(direction).to_owned(), root);
+        tables
+            .chains
+            .insert(names::root(direction).to_owned(), Vec::new());
     }
     tables
 }
@@ -47,31 +48,11 @@ pub(super) fn own_addresses(family: Family, node: &[IpAddr]) -> Set {
     Set::new(SetKind::Address, own.map(|address| Element::address(*address)))
 }
 
-/// The first rule of a direction's tree: what passes between a pod and its own node.
-pub(super) fn first_of_tree(family: Family, direction: Direction, options: &Options) -> Option<Rule<SetId>> {
-    let free = direction == Direction::Ingress || !options.police_own_node;
-    free.then(|| Rule::Allow {
-        ports: None,
-        peers: Some(PeerMatch {
-            set: SetId::node(family),
-            direction,
-            with_port: false,
-        }),
-    })
-}
-
-/// The first chain: what known connections and pods that nobody isolates go through, and nothing more.
+/// The first chain: what known connections and pods that nobody isolates go through, and nothing more. Most packets get no
+/// further than the first rule.
 fn forward(family: Family, options: &Options) -> Vec<Rule<SetId>> {
-    let mut rules = vec![
-        Rule::Revoked {
-            mark: options.revoked_mark,
-        },
-        Rule::Established,
-        Rule::RelatedIcmp(family),
-    ];
-    if family == Family::V6 {
-        rules.extend(DISCOVERY.map(|icmp_type| Rule::Discovery { icmp_type }));
-    }
+    let mark = options.revoked_mark;
+    let mut rules = vec![Rule::Established { mark }, Rule::Revoked { mark }];
     rules.extend(DIRECTIONS.map(|direction| Rule::Gate {
         direction,
         set: SetId::isolated(family, direction),
@@ -79,10 +60,27 @@ fn forward(family: Family, options: &Options) -> Vec<Rule<SetId>> {
     rules
 }
 
-fn drop_rules(direction: Direction, options: &Options) -> Vec<Rule<SetId>> {
+/// The last chain: what passes whatever policies say, and then the end. It stands here and not before the grants: each
+/// returns, so their order makes no difference to a packet, and those that are granted are many more.
+fn drop_rules(family: Family, direction: Direction, options: &Options) -> Vec<Rule<SetId>> {
+    let mut rules = vec![Rule::RelatedIcmp(family)];
+    if family == Family::V6 {
+        rules.extend(DISCOVERY.map(|icmp_type| Rule::Discovery { icmp_type }));
+    }
+    if direction == Direction::Ingress || !options.police_own_node {
+        rules.push(Rule::Allow {
+            ports: None,
+            peers: Some(PeerMatch {
+                set: SetId::node(family),
+                direction,
+                with_port: false,
+            }),
+        });
+    }
     let log = options
         .log
         .clone()
         .map(|options| Rule::Log { direction, options });
-    log.into_iter().chain([Rule::Drop]).collect()
+    rules.extend(log.into_iter().chain([Rule::Drop]));
+    rules
 }

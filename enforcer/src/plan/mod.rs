@@ -283,8 +283,7 @@ impl Planner {
             .into_iter()
             .map(|(address, id)| (address, names::isolation_chain(id)))
             .collect();
-        let first = frame::first_of_tree(family, direction, &self.options);
-        let tree = dispatch::tree(direction, first, &leaves, self.options.leaf_size);
+        let tree = dispatch::tree(direction, &leaves, self.options.leaf_size);
         let tables = self.ruleset.families.get(&family);
         let old = tables.into_iter().flat_map(|tables| tables.chains.keys());
         let gone: Vec<String> = old

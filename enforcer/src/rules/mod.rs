@@ -33,8 +33,11 @@ pub enum Rule<S> {
         /// The bit of the connection mark.
         mark: u32,
     },
-    /// A packet of an established connection returns.
-    Established,
+    /// A packet of an established connection that is not revoked returns.
+    Established {
+        /// The bit of the connection mark that says "revoked".
+        mark: u32,
+    },
     /// A control message about a known connection returns.
     RelatedIcmp(Family),
     /// An IPv6 neighbour discovery message returns. Only bridged ones still have the hop limit 255 here, so nothing
@@ -151,7 +154,7 @@ impl<S> Rule<S> {
                 }),
             },
             Self::Revoked { mark } => Rule::Revoked { mark: *mark },
-            Self::Established => Rule::Established,
+            Self::Established { mark } => Rule::Established { mark: *mark },
             Self::RelatedIcmp(family) => Rule::RelatedIcmp(*family),
             Self::Discovery { icmp_type } => Rule::Discovery {
                 icmp_type: *icmp_type,

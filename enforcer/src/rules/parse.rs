@@ -22,13 +22,19 @@ pub fn rule(text: &str) -> Option<Rule<SetName>> {
 /// Rules about a packet's connection.
 fn conversational(words: &[&str]) -> Option<Rule<SetName>> {
     match words {
-        ["-m", "connmark", "--mark", mark, "-j", names::REVOKED] => {
-            let (mark, _mask) = mark.split_once('/')?;
-            Some(Rule::Revoked {
-                mark: u32::from_str_radix(mark.strip_prefix("0x")?, 16).ok()?,
-            })
-        }
-        ["-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "RETURN"] => Some(Rule::Established),
+        ["-m", "connmark", "--mark", mark, "-j", names::REVOKED] => Some(Rule::Revoked { mark: bit(mark)? }),
+        [
+            "-m",
+            "conntrack",
+            "--ctstate",
+            "ESTABLISHED",
+            "-m",
+            "connmark",
+            "--mark",
+            mark,
+            "-j",
+            "RETURN",
+        ] => Some(Rule::Established { mark: bit(mark)? }),
         [
             "-p",
             icmp,
@@ -98,16 +104,18 @@ fn grant(words: &[&str]) -> Option<Rule<SetName>> {
         ["-p", name, rest @ ..] => (Some(*name), rest),
         _ => (None, words),
     };
-    let (peers, words) = match words {
-        ["-m", "set", "--match-set", set, side, rest @ ..] => (Some(peer_match(set, side)?), rest),
-        _ => (None, words),
+    let (ports, words) = match (name, words) {
+        (None, rest) => (None, rest),
+        (Some(name), ["-m", "multiport", "--dports", spans, rest @ ..]) => {
+            let spans = spans.split(',').map(span).collect::<Option<_>>()?;
+            let protocol = protocol(name)?;
+            (Some(PortList { protocol, spans }), rest)
+        }
+        _ => return None,
     };
-    let ports = match (name, words) {
-        (None, []) => None,
-        (Some(name), ["-m", "multiport", "--dports", spans]) => Some(PortList {
-            protocol: protocol(name)?,
-            spans: spans.split(',').map(span).collect::<Option<_>>()?,
-        }),
+    let peers = match words {
+        [] => None,
+        ["-m", "set", "--match-set", set, side] => Some(peer_match(set, side)?),
         _ => return None,
     };
     Some(Rule::Allow { ports, peers })
@@ -160,6 +168,12 @@ fn peer_match(set: &str, side: &str) -> Option<PeerMatch<SetName>> {
         },
         with_port: port.is_some(),
     })
+}
+
+/// The bit that a connection mark is compared with.
+fn bit(mark: &str) -> Option<u32> {
+    let (_value, mask) = mark.split_once('/')?;
+    u32::from_str_radix(mask.strip_prefix("0x")?, 16).ok()
 }
 
 fn span(text: &str) -> Option<(u16, u16)> {

@@ -43,7 +43,9 @@ fn connections(family: Family) -> Vec<Rule<SetName>> {
         Rule::Revoked {
             mark: DEFAULT_REVOKED_MARK,
         },
-        Rule::Established,
+        Rule::Established {
+            mark: DEFAULT_REVOKED_MARK,
+        },
         Rule::RelatedIcmp(family),
         Rule::Drop,
         Rule::Reset,

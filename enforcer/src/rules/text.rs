@@ -14,7 +14,12 @@ impl<S: Display> Display for Rule<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Revoked { mark } => write!(f, "-m connmark --mark {mark:#x}/{mark:#x}")?,
-            Self::Established => f.write_str("-m conntrack --ctstate ESTABLISHED")?,
+            Self::Established { mark } => {
+                write!(
+                    f,
+                    "-m conntrack --ctstate ESTABLISHED -m connmark --mark 0x0/{mark:#x}"
+                )?;
+            }
             Self::RelatedIcmp(family) => write!(f, "-p {} -m conntrack --ctstate RELATED", family.icmp())?,
             Self::Discovery { icmp_type } => {
                 write!(
@@ -52,6 +57,11 @@ fn allow<S: Display>(ports: Option<&PortList>, peers: Option<&PeerMatch<S>>) -> 
     if let Some(ports) = ports {
         write!(text, "-p {} ", protocol(ports.protocol))?;
     }
+    // The ports first: to compare a few numbers is cheaper than to look an address up.
+    if let Some(ports) = ports {
+        let spans: Vec<_> = ports.spans.iter().map(|span| span_text(*span)).collect();
+        write!(text, "-m multiport --dports {} ", spans.join(","))?;
+    }
     if let Some(peers) = peers {
         let port = if peers.with_port { ",dst" } else { "" };
         write!(
@@ -60,10 +70,6 @@ fn allow<S: Display>(ports: Option<&PortList>, peers: Option<&PeerMatch<S>>) -> 
             peers.set,
             peer_side(peers.direction)
         )?;
-    }
-    if let Some(ports) = ports {
-        let spans: Vec<_> = ports.spans.iter().map(|span| span_text(*span)).collect();
-        write!(text, "-m multiport --dports {} ", spans.join(","))?;
     }
     text.push_str("-j RETURN");
     Ok(text)

@@ -76,17 +76,7 @@ fn what_others_break_is_noticed_and_repaired() {
             &[iptables, "-F"],
             &[iptables, "-I", "FORWARD", "-j", "ACCEPT"],
             &[iptables, "-I", names::FORWARD, "-j", "ACCEPT"],
-            &[
-                iptables,
-                "-D",
-                "FORWARD",
-                "-m",
-                "comment",
-                "--comment",
-                "ringfence",
-                "-j",
-                names::FORWARD,
-            ],
+            &[iptables, "-D", "FORWARD", "-j", names::FORWARD],
             &["ipset", "flush", first],
         ];
         for damage in damages {

@@ -1,5 +1,6 @@
 //! The rules mean what the policies mean, also half way through a transaction: random worlds, no kernel.
 
+mod bounds;
 mod events;
 mod small;
 mod transactions;
