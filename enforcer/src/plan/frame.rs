@@ -77,10 +77,14 @@ fn drop_rules(family: Family, direction: Direction, options: &Options) -> Vec<Ru
             }),
         });
     }
-    let log = options
-        .log
-        .clone()
-        .map(|options| Rule::Log { direction, options });
-    rules.extend(log.into_iter().chain([Rule::Drop]));
+    for tcp in [true, false] {
+        let log = |options| Rule::Log {
+            direction,
+            tcp,
+            options,
+        };
+        rules.extend(options.log.clone().map(log));
+    }
+    rules.push(Rule::Drop);
     rules
 }

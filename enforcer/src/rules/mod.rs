@@ -83,6 +83,9 @@ pub enum Rule<S> {
     Log {
         /// The direction that denies.
         direction: Direction,
+        /// Whether it logs TCP, or everything else. Apart, so that neither uses up the other's messages: the kernel limits
+        /// by source, destination and port, and does not look at the protocol.
+        tcp: bool,
         /// Where to and how often.
         options: LogOptions,
     },
@@ -172,8 +175,13 @@ impl<S> Rule<S> {
             Self::Deny { direction } => Rule::Deny {
                 direction: *direction,
             },
-            Self::Log { direction, options } => Rule::Log {
+            Self::Log {
+                direction,
+                tcp,
+                options,
+            } => Rule::Log {
                 direction: *direction,
+                tcp: *tcp,
                 options: options.clone(),
             },
             Self::Drop => Rule::Drop,

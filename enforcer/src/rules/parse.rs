@@ -131,7 +131,17 @@ fn end(words: &[&str]) -> Option<Rule<SetName>> {
         ["-j", chain] => both_directions()
             .find(|direction| names::drop_chain(*direction) == *chain)
             .map(|direction| Rule::Deny { direction }),
+        ["!", words @ ..] => log(words, false),
+        words => log(words, true),
+    }
+}
+
+/// A rule that logs, from its protocol on.
+fn log(words: &[&str], tcp: bool) -> Option<Rule<SetName>> {
+    match words {
         [
+            "-p",
+            "tcp",
             "-m",
             "hashlimit",
             "--hashlimit-upto",
@@ -145,6 +155,7 @@ fn end(words: &[&str]) -> Option<Rule<SetName>> {
             group,
         ] => Some(Rule::Log {
             direction: both_directions().find(|direction| super::text::log_prefix(*direction) == *prefix)?,
+            tcp,
             options: LogOptions {
                 group: group.parse().ok()?,
                 per_minute: rate.strip_suffix("/min")?.parse().ok()?,

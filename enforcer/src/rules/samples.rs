@@ -115,6 +115,12 @@ fn directed(family: Family, direction: Direction, address: IpAddr) -> Vec<Rule<S
         Rule::Deny { direction },
         Rule::Log {
             direction,
+            tcp: true,
+            options: LogOptions::default(),
+        },
+        Rule::Log {
+            direction,
+            tcp: false,
             options: LogOptions::default(),
         },
     ]

@@ -41,7 +41,11 @@ impl<S: Display> Display for Rule<S> {
                 return write!(f, "-{option} {prefix} -g {chain}");
             }
             Self::Allow { ports, peers } => return f.write_str(&allow(ports.as_ref(), peers.as_ref())?),
-            Self::Log { direction, options } => return log(f, *direction, options),
+            Self::Log {
+                direction,
+                tcp,
+                options,
+            } => return log(f, *direction, *tcp, options),
             Self::Reset => return f.write_str("-p tcp -j REJECT --reject-with tcp-reset"),
             Self::Reject(Family::V4) => return f.write_str("-j REJECT --reject-with icmp-admin-prohibited"),
             Self::Reject(Family::V6) => return f.write_str("-j REJECT --reject-with icmp6-adm-prohibited"),
@@ -75,16 +79,27 @@ fn allow<S: Display>(ports: Option<&PortList>, peers: Option<&PeerMatch<S>>) -> 
     Ok(text)
 }
 
-fn log(f: &mut fmt::Formatter<'_>, direction: Direction, options: &LogOptions) -> fmt::Result {
+/// The most combinations of source, destination and port that one rule's limit remembers, at about 128 bytes each. The
+/// kernel drops what is one too many without a message.
+const REMEMBERED: u32 = 65_536;
+/// How long one is remembered that does not come again, in milliseconds. Short, so that a flood with forged sources does not
+/// fill the table: at 10,000 a second it holds some 20,000.
+const FORGOTTEN_AFTER: u32 = 1_000;
+
+/// The kernel goes on with the limits of a table that is there already under the same name, even if the rule says others;
+/// so the name says the limits.
+fn log(f: &mut fmt::Formatter<'_>, direction: Direction, tcp: bool, options: &LogOptions) -> fmt::Result {
     let LogOptions {
         group,
         per_minute,
         burst,
     } = options;
+    let (not, of) = if tcp { ("", "tcp") } else { ("! ", "other") };
     write!(
         f,
-        "-m hashlimit --hashlimit-upto {per_minute}/min --hashlimit-burst {burst} \
-         --hashlimit-mode srcip,dstip,dstport --hashlimit-name ringfence-{direction} \
+        "{not}-p tcp -m hashlimit --hashlimit-upto {per_minute}/min --hashlimit-burst {burst} \
+         --hashlimit-mode srcip,dstip,dstport --hashlimit-name ringfence-{direction}-{of}-{per_minute}-{burst} \
+         --hashlimit-htable-max {REMEMBERED} --hashlimit-htable-expire {FORGOTTEN_AFTER} \
          -j NFLOG --nflog-prefix {} --nflog-group {group}",
         log_prefix(direction)
     )
