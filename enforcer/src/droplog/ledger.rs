@@ -1,9 +1,10 @@
 //! Counts dropped packets together: told of at first sight, then in sums.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::packet::Dropped;
+use super::waiting::Waiting;
 
 /// How often packets that are alike are told of.
 const EVERY: Duration = Duration::from_secs(60);
@@ -30,8 +31,8 @@ pub struct Sighting {
 #[derive(Debug, Default)]
 pub struct Ledger {
     entries: HashMap<Dropped, Entry>,
-    /// Those that were never told of, in the order they were seen.
-    new: VecDeque<Dropped>,
+    /// Those that were never told of.
+    new: Waiting,
     /// When the second began that is counted, and how many were told of in it.
     second: Option<(Instant, usize)>,
 }
@@ -54,7 +55,7 @@ impl Ledger {
         if self.entries.len() >= MOST {
             self.make_room();
         }
-        self.new.push_back(packet);
+        self.new.push(packet);
         let entry = Entry {
             untold: 1,
             seen: now,
@@ -64,13 +65,13 @@ impl Ledger {
     }
 
     /// Forgets all that were told of: seen again, they are new. Those that nobody was told of stay, so that a flood of
-    /// others does not hide them; where there is nothing else, the one that has waited longest goes.
+    /// others does not hide them; where there is nothing else, one of a flood goes.
     fn make_room(&mut self) {
         if self.new.len() < self.entries.len() {
             self.entries.retain(|_, entry| entry.told.is_none());
         }
         if self.entries.len() >= MOST
-            && let Some(packet) = self.new.pop_front()
+            && let Some(packet) = self.new.give_up()
         {
             self.entries.remove(&packet);
         }
@@ -84,7 +85,7 @@ impl Ledger {
         let (began, told) = self.second.filter(|_| !begins).unwrap_or((now, 0));
         let count = self.new.len().min(A_SECOND - told);
         let mut due: Vec<Sighting> = Vec::new();
-        for packet in self.new.drain(..count) {
+        for packet in std::iter::from_fn(|| self.new.next()).take(count) {
             if let Some(entry) = self.entries.get_mut(&packet) {
                 due.push(entry.tell(packet, now));
             }
@@ -168,6 +169,33 @@ mod tests {
         }
         assert!(told.iter().any(|sighting| sighting.packet == packet(1_000_000)));
         assert!(told.len() < 300, "{} lines for a flood", told.len());
+    }
+
+    #[test]
+    fn neither_a_scan_nor_forged_sources_hide_a_rare_one() {
+        let (mut ledger, start) = (Ledger::default(), Instant::now());
+        let mut told = Vec::new();
+        let rare = Dropped {
+            transport: Transport::Tcp(443),
+            ..packet(1_000_000)
+        };
+        for number in 0..100_000_u32 {
+            let now = start + Duration::from_micros(200) * number;
+            ledger.note(packet(number), now);
+            let port = Transport::Udp((number % 60_000) as u16);
+            ledger.note(
+                Dropped {
+                    transport: port,
+                    ..packet(7)
+                },
+                now,
+            );
+            if number == 30_000 {
+                ledger.note(rare, now);
+            }
+            told.extend(ledger.due(now));
+        }
+        assert!(told.iter().any(|sighting| sighting.packet == rare));
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod packet;
 pub mod reader;
 pub mod story;
+mod waiting;
 pub mod wire;
 
 pub use desk::Desk;

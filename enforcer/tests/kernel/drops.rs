@@ -1,10 +1,14 @@
 //! What is dropped is told of, whatever else is dropped at the same time.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
 use ringfence_enforcer::droplog::reader::Reader;
 use ringfence_enforcer::droplog::{Sighting, Transport};
 use ringfence_enforcer::kernel::Variant;
@@ -140,4 +144,52 @@ fn a_rare_packet_is_told_of_in_a_flood_to_one_port() {
 #[test]
 fn a_rare_packet_is_told_of_in_a_flood_to_all_ports() {
     is_told_of_in_a_flood_to(1_000..65_000);
+}
+
+/// An IPv4 datagram to UDP port 53, from whatever source the number says, of those that are for tests of this kind.
+fn forged(number: u32, destination: [u8; 4]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0];
+    packet.extend((0xc612_0000 | number & 0x1_ffff).to_be_bytes());
+    packet.extend(destination);
+    packet.extend([0x9c, 0x40, 0, 53, 0, 8, 0, 0]);
+    packet
+}
+
+/// Floods pod 0 from pod 2 with 10,000 packets a second, each with another source. Returns how many it sent.
+fn flood_with_forged_sources(lab: &Lab, over: &AtomicBool) -> u32 {
+    let server = [10, 244, 0, 2];
+    let to = SockaddrIn::from(SocketAddrV4::new(server.into(), 0));
+    lab.pod(2).inside(|| {
+        let (family, flags) = (AddressFamily::Inet, SockFlag::SOCK_CLOEXEC);
+        let socket = socket(family, SockType::Raw, flags, SockProtocol::Raw).expect("the test runs as root");
+        let (started, mut sent) = (Instant::now(), 0);
+        while !over.load(Ordering::Relaxed) {
+            while f64::from(sent) < started.elapsed().as_secs_f64() * 10_000.0 {
+                // A full queue drops packets of a flood, and that is no matter.
+                let _ = sendto(socket.as_raw_fd(), &forged(sent, server), &to, MsgFlags::empty());
+                sent += 1;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        sent
+    })
+}
+
+#[test]
+fn a_rare_packet_is_told_of_in_a_flood_with_forged_sources() {
+    let (lab, mut told) = lab(Variant::Nft);
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flooding = scope.spawn(|| flood_with_forged_sources(&lab, &over));
+        // By now the kernel's own default limits would have filled up, and hide whatever is new.
+        thread::sleep(Duration::from_secs(8));
+        send(lab.pod(1), SocketAddr::new(Lab::addresses(0)[0], 7));
+        let rare = |it: &Sighting| {
+            it.packet.transport == Transport::Udp(7) && it.packet.source == Lab::addresses(1)[0]
+        };
+        until(&mut told, "the rare packet", rare);
+        over.store(true, Ordering::Relaxed);
+        let sent = flooding.join().expect("a flood");
+        assert!(sent > 50_000, "{sent} packets are no flood");
+    });
 }
