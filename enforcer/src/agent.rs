@@ -14,7 +14,7 @@ use crate::conntrack::socket::{Conntrack, interface_addresses};
 use crate::droplog::{Desk, Sighting};
 use crate::engine::{Engine, Synced};
 use crate::error::{Error, Result};
-use crate::kernel::{LocalKernel, Tools, Variant, cleanup, remove_rules};
+use crate::kernel::{Listening, LocalKernel, News, Tools, Variant, cleanup, remove_rules};
 use crate::metrics::Counters;
 use crate::options::Options;
 use crate::plan::Planner;
@@ -27,6 +27,10 @@ const QUIET: Duration = Duration::from_millis(10);
 const AT_MOST: Duration = Duration::from_millis(50);
 /// How often the kernel is looked at.
 const AUDIT: Duration = Duration::from_secs(10);
+/// How long to wait, once it was told of a change by others, for the rest of what they do; and between two such looks, for
+/// who changes rules all the time must not keep us busy all the time.
+const NEWS_QUIET: Duration = Duration::from_millis(20);
+const NEWS_PAUSE: Duration = Duration::from_secs(1);
 /// The pause after a failure, doubled up to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -50,13 +54,16 @@ pub struct Settings {
     pub tools: Tools,
     /// The kernel's connections; `None` leaves those alone that policies no longer allow.
     pub conntrack: Option<Conntrack>,
+    /// What tells of others' changes to rules; `None` leaves it to the audits.
+    pub news: Option<News>,
     /// Who tells of dropped packets; `None` is nobody.
     pub drops: Option<Desk>,
     /// What is counted.
     pub counters: Counters,
     /// When the program started.
     pub started: Instant,
-    /// Becomes ready when the kernel holds what the policies say for the first time.
+    /// Becomes ready when the kernel holds what the policies say for the first time, and is not while it cannot be brought
+    /// to that.
     pub ready: Check,
 }
 
@@ -72,6 +79,10 @@ pub struct Agent {
     /// When the changes that wait began, and when they will be acted on.
     due: Option<(Instant, Instant)>,
     failures: u32,
+    news: Option<Listening>,
+    /// When to look at the kernel because of news.
+    look: Option<Instant>,
+    looked: Option<Instant>,
 }
 
 impl Agent {
@@ -94,6 +105,9 @@ impl Agent {
             settled: false,
             due: None,
             failures: 0,
+            news: None,
+            look: None,
+            looked: None,
         }
     }
 
@@ -107,6 +121,7 @@ impl Agent {
         updates: impl Stream<Item = Update> + Unpin,
         shutdown: CancellationToken,
     ) -> Result<()> {
+        self.news = self.settings.news.take().map(News::listen).transpose()?;
         // A burst of updates comes as one batch.
         let mut updates = updates.ready_chunks(1024);
         let mut audit = interval(AUDIT);
@@ -114,6 +129,7 @@ impl Agent {
         let mut drops = self.settings.drops.take();
         loop {
             let due = self.due.map(|(_, due)| due);
+            let look = self.look.filter(|_| due.is_none());
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 batch = updates.next() => match batch {
@@ -121,6 +137,12 @@ impl Agent {
                     None => return Err(Error::Api("the watches of the API server ended".to_owned())),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(),
+                () = changed(&mut self.news) => self.heard(),
+                () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
+                    self.look = None;
+                    self.looked = Some(Instant::now());
+                    self.audit();
+                }
                 _ = audit.tick() => self.audit(),
                 sighting = sighted(&mut drops) => match (sighting, &mut drops) {
                     (Some(sighting), Some(desk)) => desk.tell(&sighting, &self.cluster),
@@ -151,6 +173,13 @@ impl Agent {
         true
     }
 
+    /// Somebody else has changed rules: looks soon, and again not before long.
+    fn heard(&mut self) {
+        let soon = Instant::now() + NEWS_QUIET;
+        let look = self.looked.map_or(soon, |last| soon.max(last + NEWS_PAUSE));
+        self.look.get_or_insert(look);
+    }
+
     fn take(&mut self, batch: Vec<Update>) {
         let changed = self.cluster.apply_all(batch);
         let policies = self.cluster.count(Kind::Policy);
@@ -174,7 +203,12 @@ impl Agent {
             .due
             .take()
             .map_or_else(Instant::now, |(since, _)| since.min(Instant::now()));
+        // What is told from here on is about our own writes. What others do meanwhile is left to the audits.
+        if self.news.as_mut().is_some_and(Listening::take) {
+            self.heard();
+        }
         let result = tokio::task::block_in_place(|| self.commit());
+        self.news.as_mut().map(Listening::take);
         match result {
             Ok(writes) => {
                 self.failures = 0;
@@ -274,6 +308,7 @@ impl Agent {
             .min(LONGEST_RETRY);
         self.failures = self.failures.saturating_add(1);
         self.settings.counters.error(error.name());
+        self.settings.ready.failed(format!("{}: {error}", error.name()));
         tracing::error!(%error, ?pause, "the kernel does not hold what the policies say; trying again");
         let again = Instant::now() + pause;
         self.due = Some((again, again));
@@ -290,6 +325,14 @@ impl Agent {
         counters.isolated_pods.set(as_gauge(self.cluster.isolated_pods()));
         counters.sets.set(as_gauge(sets));
         counters.rules.set(as_gauge(rules));
+    }
+}
+
+/// Waits for news; for ever, where there are none.
+async fn changed(news: &mut Option<Listening>) {
+    match news {
+        Some(news) => news.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -61,6 +61,9 @@ pub enum Error {
         /// Why it failed.
         source: std::io::Error,
     },
+    /// The kernel does not tell of changes to rules.
+    #[error("cannot listen for changes of rules: {0}; what others change is found by the next audit only")]
+    News(std::io::Error),
     /// Something of ours is left after a clean-up.
     #[error(
         "left behind after clean-up: {0}; another rule refers to it, remove that rule and run cleanup again"
@@ -85,6 +88,7 @@ impl Error {
             Self::Sets { .. } => "Sets",
             Self::SetTypeMissing(_) => "SetTypeMissing",
             Self::Conntrack { .. } => "Conntrack",
+            Self::News(_) => "News",
             Self::Remains(_) => "Remains",
             Self::NoGeneration(_) => "NoGeneration",
             Self::Api(_) => "Api",

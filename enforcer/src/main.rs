@@ -11,7 +11,7 @@ use ringfence_enforcer::conntrack::socket::Conntrack;
 use ringfence_enforcer::droplog::Desk;
 use ringfence_enforcer::droplog::events::Events;
 use ringfence_enforcer::droplog::reader::Reader;
-use ringfence_enforcer::kernel::{Tools, cleanup, detect};
+use ringfence_enforcer::kernel::{News, Tools, Variant, cleanup, detect};
 use ringfence_enforcer::metrics::{Counters, Writes};
 use ringfence_enforcer::node::{self, Finding, Level};
 use ringfence_enforcer::options::Options;
@@ -105,6 +105,11 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let client = client::connect(&args.api, Limits::default(), &requests).await?;
     let drops = drop_log(&args, &options, &client, &counters)?;
     let updates = watch::updates(&client, &args.node_name, &counters);
+    let news = match variant {
+        Variant::Nft => News::open().inspect_err(|error| tracing::warn!("{error}")).ok(),
+        // Nobody tells of changes to these.
+        Variant::Legacy => None,
+    };
     let settings = Settings {
         node: args.node_name,
         own_namespace: args.own_namespace,
@@ -114,6 +119,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         tools,
         conntrack: Some(Conntrack::open()?),
         drops,
+        news,
         counters,
         started,
         ready,

@@ -2,11 +2,13 @@
 
 mod cleanup;
 mod ipset;
+mod news;
 mod tools;
 mod variant;
 
 pub use cleanup::{cleanup, remove_rules};
 pub use ipset::Sets;
+pub use news::{Listening, News};
 pub use tools::Tools;
 pub use variant::{Variant, VariantChoice, detect};
 

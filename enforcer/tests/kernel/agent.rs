@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
 use ringfence_enforcer::agent::{Agent, Settings};
 use ringfence_enforcer::cluster::{Kind, Object, Update};
 use ringfence_enforcer::conntrack::socket::Conntrack;
-use ringfence_enforcer::kernel::Variant;
+use ringfence_enforcer::kernel::{News, Variant};
 use ringfence_enforcer::metrics::Counters;
 use ringfence_enforcer::names;
 use ringfence_enforcer::options::Options;
@@ -20,7 +22,7 @@ use super::net::Namespace;
 use super::world::{NODE, peers, policy, ports, rule, ruleset, updates, world};
 
 /// Longer than anything here may take.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(30);
 /// Where the agent itself is said to run.
 const HOME: &str = "ringfence-system";
 
@@ -46,6 +48,7 @@ pub(crate) fn start(namespace: &Namespace, variant: Variant) -> Running {
         tools: namespace.tools(&counters.writes),
         conntrack: Some(namespace.inside(|| Conntrack::open().expect("the kernel tracks connections"))),
         drops: None,
+        news: (variant == Variant::Nft).then(|| namespace.inside(|| News::open().expect("the kernel tells"))),
         counters: counters.clone(),
         started: tokio::time::Instant::now(),
         ready: ready.clone(),
@@ -83,6 +86,24 @@ impl Running {
 
     pub(crate) async fn until_ready(&self) {
         self.until("ready", || self.ready.is_ok()).await;
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.is_ok()
+    }
+
+    /// What it says about its readiness.
+    pub(crate) fn readiness(&self) -> String {
+        format!("{:?}", self.health.ready())
+    }
+
+    /// What /metrics would show.
+    pub(crate) fn metrics(&self) -> String {
+        let mut registry = Registry::default();
+        self.counters.register(&mut registry);
+        let mut shown = String::new();
+        encode(&mut shown, &registry).expect("metrics are text");
+        shown
     }
 
     pub(crate) async fn stop(self) {

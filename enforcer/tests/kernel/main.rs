@@ -3,6 +3,7 @@
 
 mod agent;
 mod drops;
+mod faults;
 mod net;
 mod own_node;
 mod packets;
