@@ -31,12 +31,15 @@ pub(crate) fn udp(source: Ipv4Addr, port: u16, destination: Ipv4Addr) -> Vec<u8>
 }
 
 /// Puts entries into the table of this thread's network namespace.
-pub(crate) fn put(entries: impl Iterator<Item = Vec<u8>>) {
+pub(crate) fn put(mut entries: impl Iterator<Item = Vec<u8>>) {
     let mut socket = Socket::open().expect("a netlink socket");
-    let entries: Vec<_> = entries.collect();
-    for some in entries.chunks(AT_ONCE) {
+    loop {
+        let some: Vec<_> = entries.by_ref().take(AT_ONCE).collect();
+        if some.is_empty() {
+            return;
+        }
         let mut requests = Vec::new();
-        for entry in some {
+        for entry in &some {
             let flags = REQUEST | ACKNOWLEDGE | CREATE;
             requests.extend(message(NEW, flags, socket.next_sequence(), 2, entry));
         }
