@@ -90,57 +90,84 @@ struct Epoch {
 }
 
 /// What may have been in force when.
+///
+/// The API server tells of each kind of object in order, but of one kind before the other as it happens: an enforcer may
+/// know of a pod's new label and not yet of the policy that was written before. So while changes are on their way, every
+/// combination of a state of the pods, one of the namespaces and one of the policies is possible.
 #[derive(Debug)]
-pub(crate) struct History(Vec<Epoch>);
+pub(crate) struct History {
+    epochs: Vec<Epoch>,
+    worlds: Vec<World>,
+}
 
 impl History {
     /// Only this from now on.
-    pub(crate) fn new(state: Allowed) -> Self {
-        Self(vec![Epoch {
-            from: Instant::now(),
-            states: vec![state],
-            note: String::new(),
-        }])
+    pub(crate) fn new(world: &World) -> Self {
+        let mut history = Self {
+            epochs: Vec::new(),
+            worlds: vec![world.clone()],
+        };
+        history.begin(String::new());
+        history
     }
 
-    /// From now on this may be in force as well.
-    pub(crate) fn may_become(&mut self, state: Allowed, note: String) {
-        let mut states = self
-            .0
-            .last()
-            .map(|epoch| epoch.states.clone())
-            .unwrap_or_default();
-        states.push(state);
-        self.0.push(Epoch {
+    /// From now on this may be in force as well, as far as the enforcer has heard of it.
+    pub(crate) fn may_become(&mut self, world: &World, note: String) {
+        self.worlds.push(world.clone());
+        self.begin(note);
+    }
+
+    /// Whether the last that may be in force is this.
+    pub(crate) fn expects(&self, world: &World) -> bool {
+        let last = self.worlds.last().map(Allowed::of);
+        last == Some(Allowed::of(world))
+    }
+
+    /// From now on only the last of these is in force.
+    pub(crate) fn has_settled(&mut self) {
+        let last = self.worlds.len().saturating_sub(1);
+        self.worlds.drain(..last);
+        self.begin("settled".to_owned());
+    }
+
+    fn begin(&mut self, note: String) {
+        let states = self.states();
+        self.epochs.push(Epoch {
             from: Instant::now(),
             states,
             note,
         });
     }
 
-    /// Whether the last that may be in force is this.
-    pub(crate) fn expects(&self, state: &Allowed) -> bool {
-        let last = self.0.last().and_then(|epoch| epoch.states.last());
-        last == Some(state)
-    }
-
-    /// From now on only the last of these is in force.
-    pub(crate) fn has_settled(&mut self) {
-        let last = self.0.last().and_then(|epoch| epoch.states.last()).cloned();
-        self.0.push(Epoch {
-            from: Instant::now(),
-            states: last.into_iter().collect(),
-            note: "settled".to_owned(),
-        });
+    fn states(&self) -> Vec<Allowed> {
+        let pods = distinct(self.worlds.iter().map(|world| &world.pods));
+        let namespaces = distinct(self.worlds.iter().map(|world| &world.namespaces));
+        let policies = distinct(self.worlds.iter().map(|world| &world.policies));
+        let mut states: Vec<Allowed> = Vec::new();
+        for pods in &pods {
+            for namespaces in &namespaces {
+                for policies in &policies {
+                    let mut world = World::default();
+                    world.pods.clone_from(pods);
+                    world.namespaces.clone_from(namespaces);
+                    world.policies.clone_from(policies);
+                    let state = Allowed::of(&world);
+                    if !states.contains(&state) {
+                        states.push(state);
+                    }
+                }
+            }
+        }
+        states
     }
 
     /// What was possible for a way between two moments: whether it may have passed, and whether it must have.
     fn verdict(&self, way: Way, from: Instant, to: Instant) -> (bool, bool) {
         let first = self
-            .0
+            .epochs
             .partition_point(|epoch| epoch.from <= from)
             .saturating_sub(1);
-        let possible = self.0[first..].iter().take_while(|epoch| epoch.from <= to);
+        let possible = self.epochs[first..].iter().take_while(|epoch| epoch.from <= to);
         let sides: Vec<(bool, bool)> = possible
             .flat_map(|epoch| &epoch.states)
             .map(|state| state.0[way.index()])
@@ -148,6 +175,17 @@ impl History {
         let may = sides.iter().any(|side| side.0) && sides.iter().any(|side| side.1);
         (may, sides.iter().all(|side| side.0 && side.1))
     }
+}
+
+/// Each of these that is not like the one before it.
+fn distinct<'a, T: PartialEq>(all: impl Iterator<Item = &'a T>) -> Vec<&'a T> {
+    let mut distinct: Vec<&T> = Vec::new();
+    for one in all {
+        if distinct.last() != Some(&one) {
+            distinct.push(one);
+        }
+    }
+    distinct
 }
 
 /// A packet that was sent, and whether it arrived.
@@ -159,8 +197,9 @@ pub(crate) struct Sent {
     pub(crate) arrived: bool,
 }
 
-/// How long a packet may be on its way. It is worked off by the thread that sends it, unless that is interrupted.
-const ON_THE_WAY: Duration = Duration::from_millis(20);
+/// How long a packet may be on its way. It is worked off by the thread that sends it, unless the kernel is so busy that it
+/// leaves that to a thread of its own, which waits for a processor as others do.
+const ON_THE_WAY: Duration = Duration::from_millis(200);
 
 /// Wrong packets of one way that are closer together than this are told as one.
 const SPAN: Duration = Duration::from_millis(100);
@@ -183,13 +222,16 @@ pub(crate) struct Report {
 
 impl Report {
     /// Judges what was sent.
-    pub(crate) fn of(history: &History, sent: &[Sent]) -> Self {
-        let mut report = Self::default();
-        report.judge(history, sent);
+    pub(crate) fn of(history: &History, sent: &[Sent], kills: &[Instant]) -> Self {
+        let mut report = Self {
+            kills: kills.len(),
+            ..Self::default()
+        };
+        report.judge(history, sent, kills);
         report
     }
 
-    fn judge(&mut self, history: &History, sent: &[Sent]) {
+    fn judge(&mut self, history: &History, sent: &[Sent], kills: &[Instant]) {
         let Some(began) = sent.iter().map(|packet| packet.before).min() else {
             return;
         };
@@ -223,16 +265,16 @@ impl Report {
                 .map(|(from, to, count)| format!("{from:.3?} to {to:.3?}: {count} times {what}, {way:?}"));
             self.examples.extend(lines);
         }
-        self.examples.sort();
         self.examples.truncate(30);
-        let notes = history.0.iter().filter(|epoch| !epoch.note.is_empty());
-        self.examples.extend(notes.map(|epoch| {
-            format!(
-                "{:.3?} {}",
-                epoch.from.saturating_duration_since(began),
-                epoch.note
-            )
-        }));
+        let since = |at: &Instant| at.saturating_duration_since(began);
+        let told = history.epochs.iter().filter(|epoch| !epoch.note.is_empty());
+        let mut notes: Vec<(Duration, &str)> = told
+            .map(|epoch| (since(&epoch.from), epoch.note.as_str()))
+            .collect();
+        notes.extend(kills.iter().map(|at| (since(at), "killed")));
+        notes.sort_unstable();
+        self.examples
+            .extend(notes.into_iter().map(|(at, note)| format!("{at:.3?} {note}")));
     }
 
     pub(crate) fn is_clean(&self) -> bool {

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use ringfence_enforcer::kernel::Variant;
 
 use crate::beacon;
-use crate::judge::{Allowed, History, Report};
+use crate::judge::{History, Report};
 use crate::lab::Lab;
 use crate::probes::{Receivers, Senders};
 use crate::random;
@@ -44,7 +44,7 @@ fn outage(lab: &Lab, seed: u64) -> Result<Report> {
         lab.make(&random::change(&mut random), &mut world)?;
     }
     beacon::settle(lab)?;
-    let mut history = History::new(Allowed::of(&world));
+    let mut history = History::new(&world);
     let senders = Senders::start(lab);
     lab.forwarder.cut();
     let began = Instant::now();
@@ -55,10 +55,11 @@ fn outage(lab: &Lab, seed: u64) -> Result<Report> {
         lab.make(&change, &mut world)?;
     }
     // A restart knows nothing, and so writes nothing.
+    let killed = Instant::now();
     lab.kill()?;
     std::thread::sleep(length().saturating_sub(began.elapsed()));
     for state in states {
-        history.may_become(Allowed::of(&state), String::new());
+        history.may_become(&state, String::new());
     }
     lab.forwarder.mend();
     beacon::settle(lab)?;
@@ -67,7 +68,6 @@ fn outage(lab: &Lab, seed: u64) -> Result<Report> {
     let sent = senders.finish(&receivers)?;
     Ok(Report {
         changes: 40,
-        kills: 1,
-        ..Report::of(&history, &sent)
+        ..Report::of(&history, &sent, &[killed])
     })
 }

@@ -2,16 +2,16 @@
 
 use std::env;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use ringfence_policy::World;
 
 use crate::beacon;
-use crate::judge::{Allowed, History, Report};
+use crate::judge::{History, Report};
 use crate::lab::Lab;
 use crate::probes::{Receivers, Senders};
 use crate::random;
@@ -61,9 +61,9 @@ pub(crate) fn storm(lab: &Lab, changes: usize, seed: u64) -> Result<Report> {
     let receivers = Receivers::start(lab)?;
     beacon::settle(lab)?;
     let mut world = lab.world()?;
-    let mut history = History::new(Allowed::of(&world));
+    let mut history = History::new(&world);
     let senders = Senders::start(lab);
-    let (over, kills, calm) = (AtomicBool::new(false), AtomicUsize::new(0), Mutex::new(()));
+    let (over, kills, calm) = (AtomicBool::new(false), Mutex::new(Vec::new()), Mutex::new(()));
     let mut killer = random.fork();
     let done = thread::scope(|scope| {
         let killing = scope.spawn(|| kill_now_and_then(lab, &mut killer, &over, (&kills, &calm)));
@@ -75,10 +75,12 @@ pub(crate) fn storm(lab: &Lab, changes: usize, seed: u64) -> Result<Report> {
         done
     });
     let sent = senders.finish(&receivers)?;
+    let kills = kills
+        .into_inner()
+        .map_err(|_| anyhow::anyhow!("the storm failed"))?;
     Ok(Report {
         changes: done.with_context(|| lab.log())?,
-        kills: kills.into_inner(),
-        ..Report::of(&history, &sent)
+        ..Report::of(&history, &sent, &kills)
     })
 }
 
@@ -95,11 +97,11 @@ fn change(
             let change = random::change(random);
             // In force at the earliest when the API server knows of it, which is before it answers.
             for state in change.states(world) {
-                history.may_become(Allowed::of(&state), format!("{change:?}"));
+                history.may_become(&state, format!("{change:?}"));
             }
             lab.make(&change, world).with_context(|| format!("{change:?}"))?;
             ensure!(
-                history.expects(&Allowed::of(world)),
+                history.expects(world),
                 "{change:?} made something else of the world than was expected"
             );
             done += 1;
@@ -110,8 +112,8 @@ fn change(
         beacon::settle(lab)?;
         history.has_settled();
         drop(calm);
-        // A moment in which only one state is right.
-        thread::sleep(Duration::from_millis(20));
+        // A moment in which only one state is right, longer than a packet can be on its way.
+        thread::sleep(Duration::from_millis(300));
     }
     Ok(done)
 }
@@ -121,7 +123,7 @@ fn kill_now_and_then(
     lab: &Lab,
     random: &mut Rng,
     over: &AtomicBool,
-    (kills, calm): (&AtomicUsize, &Mutex<()>),
+    (kills, calm): (&Mutex<Vec<Instant>>, &Mutex<()>),
 ) -> Result<()> {
     while !over.load(Ordering::Relaxed) {
         // From the middle of its start to long after it.
@@ -133,7 +135,8 @@ fn kill_now_and_then(
         }
         let _calm = calm.lock().map_err(|_| anyhow::anyhow!("the storm failed"))?;
         lab.kill()?;
-        kills.fetch_add(1, Ordering::Relaxed);
+        let mut kills = kills.lock().map_err(|_| anyhow::anyhow!("the storm failed"))?;
+        kills.push(Instant::now());
     }
     Ok(())
 }
