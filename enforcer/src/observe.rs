@@ -1,6 +1,6 @@
 //! Reads what `iptables-save` prints, and keeps what is ours.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names;
 use crate::rules::parse;
@@ -25,7 +25,10 @@ pub fn element(text: &str) -> Option<Element> {
 
 /// Our chains and our jumps in the output of `iptables-save -t filter`.
 pub fn tables(saved: &str) -> HeldTables {
-    let mut tables = HeldTables::default();
+    let mut tables = HeldTables {
+        strays: strays(saved),
+        ..HeldTables::default()
+    };
     let mut positions: BTreeMap<Hook, usize> = BTreeMap::new();
     for line in saved.lines() {
         if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
@@ -49,6 +52,15 @@ pub fn tables(saved: &str) -> HeldTables {
         }
     }
     tables
+}
+
+/// Rules of built-in chains that lead to our chains and are not the jump that we write today.
+fn strays(saved: &str) -> BTreeSet<(String, String)> {
+    let hooked = |chain: &str| Hook::ALL.iter().any(|hook| hook.chain() == chain);
+    let ways_in = references(saved).into_iter();
+    ways_in
+        .filter(|(chain, rule)| (hooked(chain) && rule != names::JUMP) || chain == "OUTPUT")
+        .collect()
 }
 
 /// The part of the output of `iptables-save` that is about the filter table.

@@ -53,6 +53,9 @@ pub fn chains(change: &ChainChange) -> String {
             line(&mut script, format_args!("-D {} {}", hook.chain(), names::JUMP));
         }
     }
+    for (chain, rule) in &change.strays {
+        line(&mut script, format_args!("-D {chain} {rule}"));
+    }
     for (chain, rules) in &change.replace {
         rules
             .iter()

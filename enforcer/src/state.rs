@@ -45,6 +45,9 @@ pub struct HeldTables {
     pub chains: BTreeMap<String, Vec<String>>,
     /// Where in built-in chains our jump stands, counted from 1. Right is once, at 1. None that it is not in.
     pub jumps: BTreeMap<Hook, Vec<usize>>,
+    /// Other rules of built-in chains that lead to our chains: chain and rule. Another version may have written them; right
+    /// is none.
+    pub strays: BTreeSet<(String, String)>,
 }
 
 impl HeldTables {
@@ -103,6 +106,8 @@ pub struct ChainChange {
     pub delete: BTreeSet<String>,
     /// What becomes of our jump in built-in chains; none where it stays.
     pub jumps: BTreeMap<Hook, JumpChange>,
+    /// Other rules of built-in chains that led to ours and go.
+    pub strays: BTreeSet<(String, String)>,
 }
 
 /// A change of our jump in a built-in chain.
@@ -117,7 +122,8 @@ pub struct JumpChange {
 impl ChainChange {
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.replace.is_empty() && self.delete.is_empty() && self.jumps.is_empty()
+        let ways_in = self.jumps.is_empty() && self.strays.is_empty();
+        self.replace.is_empty() && self.delete.is_empty() && ways_in
     }
 }
 
@@ -249,6 +255,7 @@ impl State {
             }
         }
         tables.jumps.retain(|_, jumps| !jumps.is_empty());
+        tables.strays.retain(|stray| !change.strays.contains(stray));
         let Some(tables) = self.families.get(&family) else {
             return Ok(());
         };
@@ -320,6 +327,10 @@ fn table_differences(
                 found.push(format!("{family} jump in {chain} at {theirs:?}, not {ours:?}"));
             }
         }
+        let strays = theirs.strays.difference(&ours.strays);
+        found.extend(
+            strays.map(|(chain, rule)| format!("{family} rule of {chain} that leads to our chains: {rule}")),
+        );
         found.extend(
             keys_that_differ(&ours.chains, &theirs.chains).map(|chain| format!("{family} chain {chain}")),
         );

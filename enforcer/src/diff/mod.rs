@@ -107,6 +107,7 @@ struct FamilyDiff<'a> {
 static NOTHING: HeldTables = HeldTables {
     chains: BTreeMap::new(),
     jumps: BTreeMap::new(),
+    strays: BTreeSet::new(),
 };
 
 impl<'a> FamilyDiff<'a> {
@@ -188,6 +189,7 @@ impl<'a> FamilyDiff<'a> {
             replace: replace.collect(),
             delete: stale.map(|chain| (*chain).clone()).collect(),
             jumps: self.jumps(),
+            strays: self.held.strays.clone(),
         }
     }
 
@@ -297,9 +299,10 @@ fn plan_set<'a>(
     })
 }
 
-/// The sets in the kernel that carry this meaning.
+/// The sets in the kernel that carry this meaning; one without a generation, which another version may have made, too.
 fn generations<'s>(state: &'s State, id: &SetId) -> Vec<(&'s SetName, &'s HeldSet)> {
-    let range = id.generation('a')..=id.generation('z');
+    let plain = SetName::parse(&id.to_string()).unwrap_or_else(|| id.generation('a'));
+    let range = plain..=id.generation('z');
     state
         .sets
         .range(range)

@@ -10,4 +10,5 @@ mod packets;
 mod repairs;
 mod revoke;
 mod roundtrip;
+mod takeover;
 mod world;

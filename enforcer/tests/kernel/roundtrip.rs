@@ -52,6 +52,7 @@ fn everything(family: Family) -> [Phase; 2] {
                 replace,
                 delete: BTreeSet::new(),
                 jumps: Hook::ALL.map(|hook| (hook, jump)).into(),
+                strays: BTreeSet::new(),
             },
         ),
     ]
