@@ -9,6 +9,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Kind, Update};
+use crate::cni::message::News;
+use crate::cni::server::Call;
+use crate::cni::service::Service;
 use crate::conntrack::Judge;
 use crate::conntrack::socket::{Conntrack, interface_addresses};
 use crate::droplog::{Desk, Sighting};
@@ -31,6 +34,9 @@ const AUDIT: Duration = Duration::from_secs(10);
 /// who changes rules all the time must not keep us busy all the time.
 const NEWS_QUIET: Duration = Duration::from_millis(20);
 const NEWS_PAUSE: Duration = Duration::from_secs(1);
+/// How often the CNI plugin's entry is looked for: a pod that starts without it is behind the gate until the API server
+/// tells its address.
+const KEEP_ENTRY: Duration = Duration::from_secs(1);
 /// The pause after a failure, doubled up to the longest.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
@@ -83,6 +89,10 @@ pub struct Agent {
     /// When to look at the kernel because of news.
     look: Option<Instant>,
     looked: Option<Instant>,
+    /// The CNI plugin, where pods wait for their rules.
+    plugin: Option<Service>,
+    /// The node has no pod ranges, as far as is known.
+    no_ranges: bool,
 }
 
 impl Agent {
@@ -108,6 +118,17 @@ impl Agent {
             news: None,
             look: None,
             looked: None,
+            plugin: None,
+            no_ranges: false,
+        }
+    }
+
+    /// Serves the CNI plugin, too.
+    #[must_use]
+    pub fn with_plugin(self, plugin: Service) -> Self {
+        Self {
+            plugin: Some(plugin),
+            ..self
         }
     }
 
@@ -127,9 +148,13 @@ impl Agent {
         let mut audit = interval(AUDIT);
         audit.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drops = self.settings.drops.take();
+        let mut keep_entry = interval(KEEP_ENTRY);
+        keep_entry.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.due.map(|(_, due)| due);
             let look = self.look.filter(|_| due.is_none());
+            // Nothing may wait for an enforcer that has never got its rules written.
+            let serves = self.settled && self.plugin.is_some();
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 batch = updates.next() => match batch {
@@ -148,13 +173,54 @@ impl Agent {
                     (Some(sighting), Some(desk)) => desk.tell(&sighting, &self.cluster),
                     _ => drops = None,
                 },
+                call = next_call(&mut self.plugin) => self.hear(call),
+                _ = keep_entry.tick(), if serves => self.plugin.iter_mut().for_each(Service::keep_entry),
             }
         }
         if self.is_uninstalled(updates).await {
-            let removed = tokio::task::block_in_place(|| cleanup(&self.settings.tools))?;
+            let removed = tokio::task::block_in_place(|| self.uninstall())?;
             tracing::info!(?removed, "uninstalled: removed the rules");
         }
         Ok(())
+    }
+
+    /// Removes everything from the node, and first what pods would wait for. What cannot be removed of that must not keep
+    /// the rules.
+    fn uninstall(&self) -> Result<Vec<String>> {
+        let plugin = self.plugin.as_ref().map_or(Ok(Vec::new()), Service::remove);
+        let rules = cleanup(&self.settings.tools);
+        Ok([plugin?, rules?].concat())
+    }
+
+    /// Takes in what the CNI plugin tells, and answers when the kernel holds the rules that follow from it.
+    fn hear(&mut self, call: Call) {
+        let changed = match call.news {
+            News::Start => self.cluster.start(&call.sandbox),
+            News::Stop => self.cluster.stop(&call.sandbox),
+        };
+        if changed {
+            self.schedule();
+        }
+        if call.news == News::Stop {
+            // A plugin that has given up hears nothing.
+            let _ = call.done.send(());
+        } else if let Some(plugin) = &mut self.plugin {
+            plugin.wait(call);
+        }
+        if self.settled && self.due.is_none() {
+            self.answer();
+        }
+    }
+
+    /// Lets those pods start whose rules the kernel holds: all that are known, for nothing is left to write.
+    fn answer(&mut self) {
+        let Some(plugin) = &mut self.plugin else { return };
+        for waited in plugin.answer(|sandbox| self.cluster.has_started(sandbox)) {
+            self.settings
+                .counters
+                .pod_start_wait
+                .observe(waited.as_secs_f64());
+        }
     }
 
     /// Whether the agent ends because its own namespace is being deleted. The news may come a little later than the
@@ -191,6 +257,13 @@ impl Agent {
                 .ready
                 .failed(format!("waiting for the first list of {missing:?}"));
         } else if changed {
+            self.schedule();
+        }
+    }
+
+    /// Something has changed: the kernel is to hold it soon.
+    fn schedule(&mut self) {
+        if self.cluster.missing().is_empty() {
             let now = Instant::now();
             let since = self.due.map_or(now, |(since, _)| since);
             self.due = Some((since, (now + QUIET).min(since + AT_MOST)));
@@ -224,6 +297,7 @@ impl Agent {
                 }
                 self.settings.counters.last_sync.set(now());
                 tracing::debug!(writes, elapsed = ?started.elapsed(), "the kernel holds what the policies say");
+                self.answer();
             }
             Err(error) => self.failed(&error),
         }
@@ -232,8 +306,14 @@ impl Agent {
     /// Brings the kernel to what the cluster says now. Returns the number of writes.
     fn commit(&mut self) -> Result<usize> {
         let own: Vec<IpAddr> = self.cluster.addresses().to_vec();
+        let ranges = self.cluster.pod_ranges().to_vec();
         let (compiled, stale) = self.cluster.compiled();
         self.planner.update(compiled, &own, &stale);
+        if self.settings.options.gate_unknown_pods {
+            let node = [own.as_slice(), &interface_addresses()?].concat();
+            self.planner.update_gate(compiled, &node, &ranges);
+            self.say_without_ranges(ranges.is_empty());
+        }
         let touched = self.planner.take_touched();
         let written = self.write(&touched);
         // A transaction that failed half way may have tightened, too.
@@ -314,6 +394,17 @@ impl Agent {
         self.due = Some((again, again));
     }
 
+    /// Says once that there is nothing to gate by.
+    fn say_without_ranges(&mut self, none: bool) {
+        if none && !self.no_ranges {
+            tracing::warn!(
+                "this Node has no spec.podCIDRs: pods that have just started are not held back until their addresses are \
+                 known"
+            );
+        }
+        self.no_ranges = none;
+    }
+
     fn gauge(&self) {
         let tables = self.planner.ruleset().families.values();
         let sets: usize = tables.clone().map(|tables| tables.sets.len()).sum();
@@ -340,6 +431,14 @@ async fn changed(news: &mut Option<Listening>) {
 async fn sighted(drops: &mut Option<Desk>) -> Option<Sighting> {
     match drops {
         Some(desk) => desk.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next call of the CNI plugin; never, where there is none.
+async fn next_call(plugin: &mut Option<Service>) -> Call {
+    match plugin {
+        Some(plugin) => plugin.call().await,
         None => std::future::pending().await,
     }
 }

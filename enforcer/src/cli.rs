@@ -1,11 +1,16 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringfence_telemetry::client::ClientArgs;
 use ringfence_telemetry::logs::LogArgs;
 
+use crate::cni;
+use crate::cni::conflist::Entry;
+use crate::cni::protocol::Fallback;
+use crate::cni::service::Place;
 use crate::kernel::VariantChoice;
 use crate::options::{DEFAULT_REVOKED_MARK, LogOptions, Options};
 use crate::ruleset::Family;
@@ -29,8 +34,11 @@ pub enum Command {
     Run(RunArgs),
     /// Load kernel modules and set sysctls; for a privileged init container
     Prepare,
-    /// Remove every chain, rule and set that `run` has made, in both variants of iptables, and nothing else
-    Cleanup(ToolArgs),
+    /// Copy the CNI plugin to the node, for `run --cni`; for an init container
+    InstallCni(InstallArgs),
+    /// Remove every chain, rule and set that `run` has made, in both variants of iptables, the CNI plugin and its entry, and
+    /// nothing else
+    Cleanup(CleanupArgs),
     /// Say whether this node has what enforcement needs, and what else is in its way; changes nothing on the node. Fails
     /// where no enforcement is possible. As root it tries every kind of rule and set in a network namespace of its own
     Check {
@@ -55,6 +63,85 @@ pub struct ToolArgs {
     /// How long iptables waits for another program that holds its lock, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     pub lock_timeout: u64,
+}
+
+/// The options of `cleanup`.
+#[derive(Debug, Args)]
+pub struct CleanupArgs {
+    /// Tools.
+    #[command(flatten)]
+    pub tools: ToolArgs,
+    /// Where the CNI plugin is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// The options of `install-cni`.
+#[derive(Debug, Args)]
+pub struct InstallArgs {
+    /// Without it nothing is installed
+    #[arg(long, env = "CNI")]
+    pub cni: bool,
+    /// The plugin to copy
+    #[arg(long, value_name = "FILE", default_value = "/ringfence-cni")]
+    pub source: PathBuf,
+    /// Where the CNI plugin is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+/// Where the CNI plugin is on the node's disk.
+#[derive(Debug, Args)]
+pub struct PlaceArgs {
+    /// Where the container runtime looks for network configurations
+    #[arg(long, env = "CNI_CONF_DIR", value_name = "FOLDER", default_value = cni::CONF_DIR)]
+    pub cni_conf_dir: PathBuf,
+    /// Where the container runtime looks for CNI plugins
+    #[arg(long, env = "CNI_BIN_DIR", value_name = "FOLDER", default_value = cni::BIN_DIR)]
+    pub cni_bin_dir: PathBuf,
+}
+
+impl PlaceArgs {
+    /// The place they say.
+    pub fn place(&self) -> Place {
+        Place {
+            conf_dir: self.cni_conf_dir.clone(),
+            bin_dir: self.cni_bin_dir.clone(),
+        }
+    }
+}
+
+/// How pods wait for their rules.
+#[derive(Debug, Args)]
+pub struct CniArgs {
+    /// Let pods start only when the kernel holds their rules: serve the CNI plugin, and keep its entry at the end of the
+    /// network configuration that the container runtime uses. Without it the entry is taken out
+    #[arg(long, env = "CNI")]
+    pub cni: bool,
+    /// Where to listen for the CNI plugin; the same path on the node and in the container
+    #[arg(long, env = "CNI_SOCKET", value_name = "FILE", default_value = cni::SOCKET)]
+    pub cni_socket: PathBuf,
+    /// How long a pod waits for its rules, in seconds
+    #[arg(long, env = "CNI_TIMEOUT", value_name = "SECONDS", default_value_t = cni::PATIENCE, value_parser = clap::value_parser!(u64).range(1..=60))]
+    pub cni_timeout: u64,
+    /// What becomes of a pod whose rules did not come in time: with closed it does not start, and the kubelet tries again;
+    /// with open it starts, and --gate-unknown-pods drops its packets until its rules are there
+    #[arg(long, env = "CNI_WITHOUT_ENFORCER", value_enum, default_value = "closed")]
+    pub cni_without_enforcer: Fallback,
+    /// Where the CNI plugin is.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
+impl CniArgs {
+    /// The entry they say.
+    pub fn entry(&self) -> Entry {
+        Entry {
+            socket: self.cni_socket.display().to_string(),
+            timeout_seconds: self.cni_timeout,
+            without_enforcer: self.cni_without_enforcer,
+        }
+    }
 }
 
 /// Which address families to enforce.
@@ -127,6 +214,9 @@ pub struct RunArgs {
     /// Rules.
     #[command(flatten)]
     pub rules: RuleArgs,
+    /// The CNI plugin.
+    #[command(flatten)]
+    pub cni: CniArgs,
     /// The API server.
     #[command(flatten)]
     pub api: ClientArgs,
@@ -151,6 +241,11 @@ pub struct RuleArgs {
     /// Without it a pod always reaches its own node. What the node sends to its pods always passes
     #[arg(long, env = "POLICE_OWN_NODE")]
     pub police_own_node: bool,
+    /// Drop what comes from or goes to an address of this node's pod ranges (the Node's spec.podCIDRs) as long as no pod is
+    /// known to have it: it is a pod's that has just started. Not for nodes where something else than pods has addresses of
+    /// these ranges. Traffic with the node itself passes
+    #[arg(long, env = "GATE_UNKNOWN_PODS")]
+    pub gate_unknown_pods: bool,
 }
 
 impl RuleArgs {
@@ -179,6 +274,7 @@ impl RuleArgs {
             log,
             flat_entries: self.flat_entries,
             police_own_node: self.police_own_node,
+            gate_unknown_pods: self.gate_unknown_pods,
             ..Options::default()
         })
     }
@@ -219,6 +315,12 @@ mod tests {
     fn a_pod_reaches_its_own_node_unless_that_is_to_be_policed() {
         assert!(!options(&[]).unwrap().police_own_node);
         assert!(options(&["--police-own-node"]).unwrap().police_own_node);
+    }
+
+    #[test]
+    fn unknown_pods_pass_unless_they_are_to_be_kept_out() {
+        assert!(!options(&[]).unwrap().gate_unknown_pods);
+        assert!(options(&["--gate-unknown-pods"]).unwrap().gate_unknown_pods);
     }
 
     #[test]

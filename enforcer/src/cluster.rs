@@ -4,11 +4,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use ringfence_policy::{
     Compiled, Direction, Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver,
 };
 
+use crate::cni::message::Sandbox;
 use crate::plan::Stale;
+use crate::starts::Starts;
 
 /// A kind of object that is watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +76,8 @@ pub enum Update {
     Unreadable(Object),
     /// The namespace is there, and is being deleted.
     Terminating(String),
+    /// The node of this name gives its pods addresses of these ranges.
+    PodRanges(String, Vec<IpNet>),
     /// An object is gone.
     Remove(Kind, ObjectKey),
     /// The list is complete: what it did not name is gone.
@@ -96,6 +101,8 @@ pub struct Cluster {
     node: String,
     /// The node's own addresses.
     addresses: Vec<IpAddr>,
+    /// What its pods have their addresses from.
+    ranges: Vec<IpNet>,
     resolver: Resolver,
     /// The objects there are, kind by kind.
     known: [BTreeSet<ObjectKey>; 4],
@@ -106,6 +113,8 @@ pub struct Cluster {
     listed: [bool; 4],
     /// What the policies mean differently since this was last asked.
     stale: Stale,
+    /// What the node itself says of its pods' addresses.
+    starts: Starts,
 }
 
 impl Cluster {
@@ -116,11 +125,13 @@ impl Cluster {
             resolver: Resolver::new(node.clone()),
             node,
             addresses: Vec::new(),
+            ranges: Vec::new(),
             known: Default::default(),
             leaving: BTreeSet::new(),
             listing: Default::default(),
             listed: [false; 4],
             stale: Stale::default(),
+            starts: Starts::default(),
         }
     }
 
@@ -136,9 +147,43 @@ impl Cluster {
         for update in updates {
             self.take(update, &mut news);
         }
-        let changes = self.resolver.apply_all(news.events);
+        let changed = self.happen(news.events);
+        news.moved || changed
+    }
+
+    /// A pod's sandbox has addresses, which the API server does not tell yet. Returns whether anything changed.
+    pub fn start(&mut self, sandbox: &Sandbox) -> bool {
+        let key = sandbox.key();
+        let starting = self.starts.begin(sandbox, self.resolver.known_pod(&key));
+        let mut changed = self.happen(starting.map(Event::Pod));
+        for address in &sandbox.addresses {
+            // Whoever had the address before has it no more, whatever the API server still says.
+            while let Some(other) = self.resolver.pod_at(*address).filter(|pod| pod.key != key) {
+                let robbed = self.starts.adjusted(other.clone());
+                changed |= self.happen([Event::Pod(robbed)]);
+            }
+        }
+        changed
+    }
+
+    /// A pod's sandbox is gone: its addresses are what the API server says. Returns whether anything changed.
+    pub fn stop(&mut self, sandbox: &Sandbox) -> bool {
+        let stopped = self.starts.end(sandbox, self.resolver.known_pod(&sandbox.key()));
+        self.happen(stopped.map(Event::Pod))
+    }
+
+    /// Whether the pod of the sandbox is known and holds the sandbox's addresses.
+    pub fn has_started(&self, sandbox: &Sandbox) -> bool {
+        let key = sandbox.key();
+        let holds = |address: &IpAddr| self.resolver.pod_at(*address).is_some_and(|pod| pod.key == key);
+        let pod = self.resolver.known_pod(&key);
+        pod.is_some_and(|pod| pod.uid == sandbox.uid) && sandbox.addresses.iter().all(holds)
+    }
+
+    fn happen(&mut self, events: impl IntoIterator<Item = Event>) -> bool {
+        let changes = self.resolver.apply_all(events);
         self.stale.note(&changes);
-        news.moved || !changes.is_empty()
+        !changes.is_empty()
     }
 
     fn take(&mut self, update: Update, news: &mut News) {
@@ -158,6 +203,12 @@ impl Cluster {
             Update::Terminating(namespace) => {
                 self.leaving.insert(namespace);
             }
+            // They stay when the Node goes: its pods are still there.
+            Update::PodRanges(node, ranges) if node == self.node => {
+                news.moved |= self.ranges != ranges;
+                self.ranges = ranges;
+            }
+            Update::PodRanges(..) => {}
             Update::Remove(kind, key) => self.remove(kind, &key, news),
             Update::End(kind) => self.end(kind, news),
         }
@@ -210,6 +261,11 @@ impl Cluster {
         &self.addresses
     }
 
+    /// The ranges that the node's pods have their addresses from.
+    pub fn pod_ranges(&self) -> &[IpNet] {
+        &self.ranges
+    }
+
     /// How many objects of the kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         self.known[kind as usize].len()
@@ -229,7 +285,7 @@ impl Cluster {
     fn upsert(&mut self, object: Object, news: &mut News) {
         self.known[object.kind() as usize].insert(object.key());
         match object {
-            Object::Pod(pod) => news.events.push(Event::Pod(pod)),
+            Object::Pod(pod) => news.events.push(Event::Pod(self.starts.heard(pod))),
             Object::Policy(policy) => news.events.push(Event::Policy(policy)),
             Object::Namespace(namespace) => {
                 self.leaving.remove(&namespace.name);
@@ -243,7 +299,10 @@ impl Cluster {
     fn remove(&mut self, kind: Kind, key: &ObjectKey, news: &mut News) {
         self.known[kind as usize].remove(key);
         match kind {
-            Kind::Pod => news.events.push(Event::PodGone(key.clone())),
+            Kind::Pod => {
+                self.starts.gone(key);
+                news.events.push(Event::PodGone(key.clone()));
+            }
             Kind::Policy => news.events.push(Event::PolicyGone(key.clone())),
             Kind::Namespace => {
                 self.leaving.insert(key.name.clone());
@@ -275,7 +334,7 @@ impl Cluster {
 #[derive(Default)]
 struct News {
     events: Vec<Event>,
-    /// The node has other addresses, or a kind is listed for the first time.
+    /// The node has other addresses or ranges, or a kind is listed for the first time.
     moved: bool,
 }
 
@@ -432,6 +491,18 @@ mod tests {
         assert!(!cluster.apply(node("here", "172.30.0.3")));
         assert_eq!(cluster.addresses().len(), 1);
         assert!(cluster.apply(Update::Remove(Kind::Node, ObjectKey::new("", "here"))));
+    }
+
+    #[test]
+    fn only_this_nodes_pod_ranges_count_and_they_outlive_its_object() {
+        let ranges =
+            |node: &str, range: &str| Update::PodRanges(node.to_owned(), range.parse().into_iter().collect());
+        let mut cluster = Cluster::new("here");
+        assert!(!cluster.apply(ranges("there", "10.244.2.0/24")));
+        assert!(cluster.apply(ranges("here", "10.244.1.0/24")));
+        assert!(!cluster.apply(ranges("here", "10.244.1.0/24")));
+        cluster.apply(Update::Remove(Kind::Node, ObjectKey::new("", "here")));
+        assert_eq!(cluster.pod_ranges().len(), 1);
     }
 
     #[test]

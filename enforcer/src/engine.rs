@@ -130,7 +130,7 @@ fn tightens(phase: &Phase) -> bool {
         Phase::Chains(..) => true,
         Phase::Sets(changes) => changes
             .iter()
-            .any(|change| matches!(change, SetChange::Remove(..))),
+            .any(|change| matches!(change, SetChange::Remove(name, _) if !name.id().is_known())),
     }
 }
 

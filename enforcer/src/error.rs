@@ -72,6 +72,19 @@ pub enum Error {
     /// All generations of a set are taken.
     #[error("no free generation for the set {0}: remove leftovers with `ringfence-enforcer cleanup`")]
     NoGeneration(String),
+    /// A file of the node cannot be worked with.
+    #[error("cannot {what} {path}: {source}", path = .path.display())]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// The file or folder.
+        path: std::path::PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// The CNI plugin has no place on this node; in words, with the remedy.
+    #[error("{0}")]
+    Cni(String),
     /// The API server's side failed.
     #[error("{0}")]
     Api(String),
@@ -91,6 +104,8 @@ impl Error {
             Self::News(_) => "News",
             Self::Remains(_) => "Remains",
             Self::NoGeneration(_) => "NoGeneration",
+            Self::File { .. } => "File",
+            Self::Cni(_) => "Cni",
             Self::Api(_) => "Api",
         }
     }

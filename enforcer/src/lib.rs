@@ -48,6 +48,7 @@
 pub mod agent;
 pub mod cli;
 pub mod cluster;
+pub mod cni;
 pub mod conntrack;
 pub mod diff;
 pub mod droplog;
@@ -66,6 +67,7 @@ pub mod revoke;
 pub mod rules;
 pub mod ruleset;
 pub mod simulate;
+pub mod starts;
 pub mod state;
 pub mod watch;
 

@@ -6,7 +6,9 @@ use anyhow::Context;
 use clap::Parser;
 use kube::Client;
 use ringfence_enforcer::agent::{Agent, Settings};
-use ringfence_enforcer::cli::{Cli, Command, DropLogFormat, Output, RunArgs};
+use ringfence_enforcer::cli::{Cli, CniArgs, Command, DropLogFormat, InstallArgs, Output, RunArgs};
+use ringfence_enforcer::cni::service::Service;
+use ringfence_enforcer::cni::{install, server};
 use ringfence_enforcer::conntrack::socket::Conntrack;
 use ringfence_enforcer::droplog::Desk;
 use ringfence_enforcer::droplog::events::Events;
@@ -22,6 +24,7 @@ use ringfence_telemetry::health::Health;
 use ringfence_telemetry::metrics::{Metrics, Program};
 use ringfence_telemetry::{http, shutdown};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
@@ -33,13 +36,21 @@ fn main() -> anyhow::Result<ExitCode> {
                 .block_on(run(args))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::InstallCni(args) => {
+            install_cni(&args)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Prepare => Ok(report(&node::prepare())),
         Command::Check { output } => Ok(match output {
             Output::Text => report(&node::check()),
             Output::Json => report_json(&node::check())?,
         }),
         Command::Cleanup(args) => {
-            let removed = cleanup(&Tools::open(args.lock_timeout, Writes::default())?)?;
+            // Pods must not wait for who is gone, so the plugin goes first.
+            let place = args.place.place();
+            let plugin = install::remove(&place.conf_dir, &place.bin_dir);
+            let rules = cleanup(&Tools::open(args.tools.lock_timeout, Writes::default())?);
+            let removed = [plugin?, rules?].concat();
             if removed.is_empty() {
                 println!("nothing to remove");
             }
@@ -47,6 +58,35 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+fn install_cni(args: &InstallArgs) -> anyhow::Result<()> {
+    let folder = args.place.place().bin_dir;
+    if !args.cni {
+        println!("pods are not to wait for their rules (--cni): nothing to install");
+    } else if install::binary(&args.source, &folder)? {
+        println!("copied the CNI plugin to {}", folder.display());
+    } else {
+        println!("the CNI plugin is in {} already", folder.display());
+    }
+    Ok(())
+}
+
+/// Serves the CNI plugin if pods are to wait, or else sees that none waits.
+fn plugin(args: &CniArgs, shutdown: &CancellationToken) -> anyhow::Result<Option<Service>> {
+    let place = args.place.place();
+    if args.cni {
+        let calls = server::listen(&args.cni_socket, shutdown.clone())?;
+        return Ok(Some(Service::new(calls, place, args.entry())));
+    }
+    match install::remove(&place.conf_dir, &place.bin_dir) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(?removed, "pods are not to wait for their rules any more"),
+        Err(error) => {
+            tracing::warn!(%error, "an entry of an earlier run may be left: pods would wait for nobody");
+        }
+    }
+    Ok(None)
 }
 
 fn report(findings: &[Finding]) -> ExitCode {
@@ -104,6 +144,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     tracing::info!(node = args.node_name, %variant, ?families, "enforcing");
     let client = client::connect(&args.api, Limits::default(), &requests).await?;
     let drops = drop_log(&args, &options, &client, &counters)?;
+    let plugin = plugin(&args.cni, &shutdown)?;
     let updates = watch::updates(&client, &args.node_name, &counters);
     let news = match variant {
         Variant::Nft => News::open().inspect_err(|error| tracing::warn!("{error}")).ok(),
@@ -124,7 +165,11 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         started,
         ready,
     };
-    Agent::new(settings).run(updates, shutdown).await?;
+    let mut agent = Agent::new(settings);
+    if let Some(plugin) = plugin {
+        agent = agent.with_plugin(plugin);
+    }
+    agent.run(updates, shutdown).await?;
     Ok(())
 }
 

@@ -91,6 +91,8 @@ pub struct Counters {
     pub syncs: Counter,
     /// How long one took, from the world to the kernel, in seconds.
     pub duration: Histogram,
+    /// How long a pod's start waited for its rules, in seconds.
+    pub pod_start_wait: Histogram,
     /// How long the first one came after the start, in seconds.
     pub start_to_sync: Gauge<f64, AtomicU64>,
     /// When the last one ended, in seconds since 1970.
@@ -125,6 +127,7 @@ impl Default for Counters {
             writes: Writes::default(),
             syncs: Counter::default(),
             duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            pod_start_wait: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             start_to_sync: Gauge::default(),
             last_sync: Gauge::default(),
             repairs: Counter::default(),
@@ -220,6 +223,12 @@ impl Counters {
             "ringfence_enforcer_syncs",
             "Times that the kernel was brought to what the policies say",
             self.syncs.clone(),
+        );
+        registry.register_with_unit(
+            "ringfence_enforcer_pod_start_wait",
+            "How long pods that started waited for their rules",
+            Unit::Seconds,
+            self.pod_start_wait.clone(),
         );
         registry.register_with_unit(
             "ringfence_enforcer_sync_duration",

@@ -36,6 +36,14 @@ pub fn drop_chain(direction: Direction) -> &'static str {
     }
 }
 
+/// The chain that drops what comes from, or goes to, a local address that no pod is known to have.
+pub fn unknown(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Egress => "RINGF-UNKNOWN-EGRESS",
+        Direction::Ingress => "RINGF-UNKNOWN-INGRESS",
+    }
+}
+
 /// The chain of the pods that are isolated alike.
 pub fn isolation_chain(id: &str) -> String {
     format!("{PREFIX}P-{id}")
@@ -74,6 +82,23 @@ impl SetId {
     /// The addresses of this node itself.
     pub fn node(family: Family) -> Self {
         Self(format!("{PREFIX}{}-node", family.digit()))
+    }
+
+    /// The ranges that this node's pods have their addresses from.
+    pub fn pod_ranges(family: Family) -> Self {
+        Self(format!("{PREFIX}{}-ranges", family.digit()))
+    }
+
+    /// The local addresses that are known to be a pod's, or the node's own.
+    pub fn known(family: Family) -> Self {
+        Self(format!("{PREFIX}{}-known", family.digit()))
+    }
+
+    /// Whether this is [`SetId::known`] of a family. What is in it passes on to the rules of its pod, so those must be
+    /// there first.
+    pub fn is_known(&self) -> bool {
+        let name = self.0.strip_prefix(PREFIX);
+        name.is_some_and(|name| matches!(name, "4-known" | "6-known"))
     }
 
     /// The networks that an isolation opens every port for.
@@ -151,6 +176,7 @@ mod tests {
             for chain in [
                 root(direction),
                 drop_chain(direction),
+                unknown(direction),
                 &branch_chain(direction, &prefix),
             ] {
                 assert!(chain.len() <= LONGEST.0 && chain.starts_with(PREFIX), "{chain}");
@@ -166,7 +192,13 @@ mod tests {
         ] {
             assert!(set.generation('a').as_str().len() <= LONGEST.1, "{set}");
             assert_eq!(set.generation('q').id(), set);
+            assert!(!set.is_known());
         }
+        assert!(
+            Family::ALL
+                .into_iter()
+                .all(|family| SetId::known(family).is_known())
+        );
     }
 
     #[test]

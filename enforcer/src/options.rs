@@ -18,6 +18,9 @@ pub struct Options {
     pub leaf_size: usize,
     /// Whether policies act on what pods send to this node itself as well. What the node sends to its pods always passes.
     pub police_own_node: bool,
+    /// Whether packets from and to addresses of the node's own pod ranges are dropped as long as no pod is known to have
+    /// them.
+    pub gate_unknown_pods: bool,
 }
 
 /// How to log what is dropped.
@@ -39,6 +42,7 @@ impl Default for Options {
             flat_entries: 20_000,
             leaf_size: 4,
             police_own_node: false,
+            gate_unknown_pods: false,
         }
     }
 }

@@ -77,7 +77,7 @@ fn walk(state: &State, flow: &Flow, only: Direction, chain: &str) -> Result<Fate
         }
         match &rule {
             Rule::Log { .. } => {}
-            Rule::Gate { direction, .. } if *direction != only => {}
+            Rule::Gate { direction, .. } | Rule::Range { direction, .. } if *direction != only => {}
             Rule::Drop | Rule::Reset | Rule::Reject(_) => return Ok(Fate::Dropped),
             Rule::Branch { chain, .. } => return walk(state, flow, only, chain),
             rule => match rule.target() {
@@ -99,7 +99,9 @@ fn matches(state: &State, flow: &Flow, rule: &Rule<SetName>) -> Result<bool, Fau
         Rule::Revoked { .. } | Rule::Established { .. } | Rule::RelatedIcmp(_) | Rule::Discovery { .. } => {
             false
         }
-        Rule::Gate { direction, set } => contains(state, set, flow, pod(*direction), false)?,
+        Rule::Gate { direction, set } | Rule::Range { direction, set } => {
+            contains(state, set, flow, pod(*direction), false)?
+        }
         Rule::Hairpin { address } => flow.source == *address && flow.destination == *address,
         Rule::Branch {
             direction, prefix, ..

@@ -1,8 +1,10 @@
 //! Watches the API server and turns its objects into [`Update`]s.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use futures::{Stream, StreamExt};
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use kube::runtime::watcher::{self, Event};
@@ -14,36 +16,52 @@ use serde::de::DeserializeOwned;
 use crate::cluster::{Kind, Object, Update};
 use crate::metrics::Counters;
 
-/// Every update of everything that matters for the pods of `node`. Ends never: a watch that fails is started again,
+/// Every update of everything that matters for the pods of the node `own`. Ends never: a watch that fails is started again,
 /// later and later.
-pub fn updates(
-    client: &Client,
-    node: &str,
-    counters: &Counters,
-) -> impl Stream<Item = Update> + Send + use<> {
-    let own = format!("metadata.name={node}");
+pub fn updates(client: &Client, own: &str, counters: &Counters) -> impl Stream<Item = Update> + Send + use<> {
+    let own = format!("metadata.name={own}");
     // A pod that has ended holds no address. Asked so, the API server tells its end as a removal.
     let running = "status.phase!=Succeeded,status.phase!=Failed";
     futures::stream::select_all([
         kind(client, running, Kind::Pod, counters, |pod: &core::Pod| {
-            Update::Upsert(Object::Pod(Pod::from_api(pod)))
+            vec![Update::Upsert(Object::Pod(read_pod(pod)))]
         }),
-        kind(
-            client,
-            "",
-            Kind::Namespace,
-            counters,
-            |namespace: &core::Namespace| Update::Upsert(Object::Namespace(Namespace::from_api(namespace))),
-        ),
-        kind(client, &own, Kind::Node, counters, |node: &core::Node| {
-            Update::Upsert(Object::Node(Node::from_api(node)))
-        }),
+        kind(client, "", Kind::Namespace, counters, namespace),
+        kind(client, &own, Kind::Node, counters, node),
         kind(client, "", Kind::Policy, counters, policy),
     ])
 }
 
-fn policy(policy: &networking::NetworkPolicy) -> Update {
-    match Policy::from_api(policy) {
+/// A pod. The node knows a static pod by another UID than the mirror that the kubelet makes of it for the API server; the
+/// mirror says which.
+fn read_pod(pod: &core::Pod) -> Pod {
+    let own_uid = pod.annotations().get("kubernetes.io/config.mirror");
+    let read = Pod::from_api(pod);
+    Pod {
+        uid: own_uid.cloned().unwrap_or_else(|| read.uid.clone()),
+        ..read
+    }
+}
+
+fn namespace(namespace: &core::Namespace) -> Vec<Update> {
+    let read = Update::Upsert(Object::Namespace(Namespace::from_api(namespace)));
+    let leaving = namespace.metadata.deletion_timestamp.as_ref();
+    let leaving = leaving.map(|_| Update::Terminating(namespace.name_any()));
+    [read].into_iter().chain(leaving).collect()
+}
+
+fn node(node: &core::Node) -> Vec<Update> {
+    let spec = node.spec.iter();
+    let ranges = spec.flat_map(|spec| spec.pod_cidrs.iter().flatten().chain(&spec.pod_cidr));
+    let ranges: BTreeSet<IpNet> = ranges.filter_map(|range| range.parse().ok()).collect();
+    vec![
+        Update::Upsert(Object::Node(Node::from_api(node))),
+        Update::PodRanges(node.name_any(), ranges.into_iter().collect()),
+    ]
+}
+
+fn policy(policy: &networking::NetworkPolicy) -> Vec<Update> {
+    vec![match Policy::from_api(policy) {
         Ok(policy) => Update::Upsert(Object::Policy(policy)),
         Err(error) => {
             tracing::error!(
@@ -52,7 +70,7 @@ fn policy(policy: &networking::NetworkPolicy) -> Update {
             );
             Update::Unreadable(Object::Policy(Policy::closed(policy)))
         }
-    }
+    }]
 }
 
 fn kind<K>(
@@ -60,7 +78,7 @@ fn kind<K>(
     fields: &str,
     kind: Kind,
     counters: &Counters,
-    read: fn(&K) -> Update,
+    read: fn(&K) -> Vec<Update>,
 ) -> futures::stream::BoxStream<'static, Update>
 where
     K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
@@ -82,25 +100,13 @@ where
 fn updates_of<K: Resource<DynamicType = ()>>(
     kind: Kind,
     event: &Event<K>,
-    read: fn(&K) -> Update,
+    read: fn(&K) -> Vec<Update>,
 ) -> Vec<Update> {
-    let leaving = match event {
-        Event::Apply(object) | Event::InitApply(object) if kind == Kind::Namespace => object
-            .meta()
-            .deletion_timestamp
-            .as_ref()
-            .map(|_| Update::Terminating(object.name_any())),
-        _ => None,
-    };
-    [update(kind, event, read)].into_iter().chain(leaving).collect()
-}
-
-fn update<K: Resource<DynamicType = ()>>(kind: Kind, event: &Event<K>, read: fn(&K) -> Update) -> Update {
     let key = |object: &K| ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any());
     match event {
-        Event::Init => Update::Begin(kind),
-        Event::InitDone => Update::End(kind),
-        Event::Delete(object) => Update::Remove(kind, key(object)),
+        Event::Init => vec![Update::Begin(kind)],
+        Event::InitDone => vec![Update::End(kind)],
+        Event::Delete(object) => vec![Update::Remove(kind, key(object))],
         Event::Apply(object) | Event::InitApply(object) => read(object),
     }
 }

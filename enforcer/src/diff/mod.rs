@@ -93,6 +93,16 @@ struct SetPlan<'a> {
     remove: Vec<Element>,
 }
 
+impl SetPlan<'_> {
+    fn addition(&self) -> Option<SetChange> {
+        (!self.add.is_empty()).then(|| SetChange::Add(self.name.clone(), self.add.clone()))
+    }
+
+    fn removal(&self) -> Option<SetChange> {
+        (!self.remove.is_empty()).then(|| SetChange::Remove(self.name.clone(), self.remove.clone()))
+    }
+}
+
 struct FamilyDiff<'a> {
     family: Family,
     held: &'a HeldTables,
@@ -134,7 +144,8 @@ impl<'a> FamilyDiff<'a> {
 
     fn fill(&self) -> Vec<SetChange> {
         let mut changes = Vec::new();
-        for plan in self.sets.values() {
+        for (id, plan) in &self.sets {
+            let known = id.is_known() && !plan.create;
             if plan.create {
                 changes.push(SetChange::Create {
                     name: plan.name.clone(),
@@ -143,9 +154,8 @@ impl<'a> FamilyDiff<'a> {
                     capacity: capacity(plan.wanted.members.len()),
                 });
             }
-            if !plan.add.is_empty() {
-                changes.push(SetChange::Add(plan.name.clone(), plan.add.clone()));
-            }
+            // A pod that goes is unknown before its rules go.
+            changes.extend(if known { plan.removal() } else { plan.addition() });
         }
         changes
     }
@@ -233,10 +243,12 @@ impl<'a> FamilyDiff<'a> {
     }
 
     fn drain(&self, state: &State) -> Vec<SetChange> {
-        let shrinking = self.sets.values().filter(|plan| !plan.remove.is_empty());
-        let mut changes: Vec<_> = shrinking
-            .map(|plan| SetChange::Remove(plan.name.clone(), plan.remove.clone()))
-            .collect();
+        let mut changes = Vec::new();
+        for (id, plan) in &self.sets {
+            let known = id.is_known() && !plan.create;
+            // A pod that comes is known after its rules have come.
+            changes.extend(if known { plan.addition() } else { plan.removal() });
+        }
         for id in &self.touched {
             let used = self.sets.get(*id).map(|plan| &plan.name);
             let stale = generations(state, id)

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use ringfence_policy::Direction;
 
 use super::DIRECTIONS;
@@ -28,6 +29,9 @@ pub(super) fn tables(family: Family, options: &Options) -> Tables {
     tables
         .chains
         .insert(names::REVOKED.to_owned(), vec![Rule::Reset, Rule::Reject(family)]);
+    if options.gate_unknown_pods {
+        add_gate(&mut tables, family);
+    }
     for direction in DIRECTIONS {
         let set = Set::new(SetKind::Address, []);
         tables.sets.insert(SetId::isolated(family, direction), set);
@@ -42,6 +46,46 @@ pub(super) fn tables(family: Family, options: &Options) -> Tables {
     tables
 }
 
+/// What holds back packets of local addresses that no pod is known to have. No range is known yet.
+fn add_gate(tables: &mut Tables, family: Family) {
+    let (ranges, known) = gate_sets(family, &[], []);
+    tables.sets.insert(SetId::pod_ranges(family), ranges);
+    tables.sets.insert(SetId::known(family), known);
+    for (direction, other) in [
+        (Direction::Egress, Direction::Ingress),
+        (Direction::Ingress, Direction::Egress),
+    ] {
+        // Seen from the other direction the pod is the peer.
+        let is_known = Rule::Allow {
+            ports: None,
+            peers: Some(PeerMatch {
+                set: SetId::known(family),
+                direction: other,
+                with_port: false,
+            }),
+        };
+        let chain = vec![is_known, Rule::Deny { direction }];
+        tables.chains.insert(names::unknown(direction).to_owned(), chain);
+    }
+}
+
+/// The ranges of a family, and its local addresses that are known.
+pub(super) fn gate_sets(
+    family: Family,
+    ranges: &[IpNet],
+    known: impl IntoIterator<Item = IpAddr>,
+) -> (Set, Set) {
+    // A set of networks takes none of length 0; a node whose pods may have any address is none.
+    let ranges = ranges
+        .iter()
+        .filter(|range| Family::of_net(range) == family && range.prefix_len() > 0);
+    let known = known.into_iter().filter(|address| Family::of(*address) == family);
+    (
+        Set::new(SetKind::Net, ranges.map(|range| Element::net(range.trunc()))),
+        Set::new(SetKind::Address, known.map(Element::address)),
+    )
+}
+
 /// The node's addresses of a family.
 pub(super) fn own_addresses(family: Family, node: &[IpAddr]) -> Set {
     let own = node.iter().filter(|address| Family::of(**address) == family);
@@ -53,6 +97,12 @@ pub(super) fn own_addresses(family: Family, node: &[IpAddr]) -> Set {
 fn forward(family: Family, options: &Options) -> Vec<Rule<SetId>> {
     let mark = options.revoked_mark;
     let mut rules = vec![Rule::Established { mark }, Rule::Revoked { mark }];
+    if options.gate_unknown_pods {
+        rules.extend(DIRECTIONS.map(|direction| Rule::Range {
+            direction,
+            set: SetId::pod_ranges(family),
+        }));
+    }
     rules.extend(DIRECTIONS.map(|direction| Rule::Gate {
         direction,
         set: SetId::isolated(family, direction),

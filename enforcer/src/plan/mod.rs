@@ -150,6 +150,29 @@ impl Planner {
         }
     }
 
+    /// Plans anew which local addresses are let through: those of pods, and those of the node itself, among them the ones
+    /// that only its interfaces have. Nothing where unknown pods are not to be held back.
+    pub fn update_gate(&mut self, compiled: &Compiled, node: &[IpAddr], ranges: &[IpNet]) {
+        if !self.options.gate_unknown_pods {
+            return;
+        }
+        let pods = compiled
+            .pods
+            .values()
+            .flat_map(|pod| pod.addresses.iter().copied());
+        let node = node
+            .iter()
+            .copied()
+            .filter(|address| ranges.iter().any(|range| range.contains(address)));
+        let known: Vec<IpAddr> = pods.chain(node).collect();
+        let families: Vec<Family> = self.ruleset.families.keys().copied().collect();
+        for family in families {
+            let (ranges, known) = frame::gate_sets(family, ranges, known.iter().copied());
+            self.put_set(family, SetId::pod_ranges(family), ranges);
+            self.put_set(family, SetId::known(family), known);
+        }
+    }
+
     /// The isolations to plan anew. Empties what is known of the groups that changed.
     fn stale_isolations(
         &mut self,

@@ -53,6 +53,13 @@ pub enum Rule<S> {
         /// The isolated addresses.
         set: S,
     },
+    /// A packet of an address that this node's pods may have goes to the chain that lets known ones pass.
+    Range {
+        /// The direction.
+        direction: Direction,
+        /// The ranges.
+        set: S,
+    },
     /// What a pod sends to itself returns.
     Hairpin {
         /// The pod's address.
@@ -122,6 +129,7 @@ impl<S> Rule<S> {
     pub fn set(&self) -> Option<&S> {
         match self {
             Self::Gate { set, .. }
+            | Self::Range { set, .. }
             | Self::Allow {
                 peers: Some(PeerMatch { set, .. }),
                 ..
@@ -135,6 +143,7 @@ impl<S> Rule<S> {
         match self {
             Self::Revoked { .. } => Some(crate::names::REVOKED),
             Self::Gate { direction, .. } => Some(crate::names::root(*direction)),
+            Self::Range { direction, .. } => Some(crate::names::unknown(*direction)),
             Self::Branch { chain, .. } => Some(chain),
             Self::Deny { direction } => Some(crate::names::drop_chain(*direction)),
             _ => None,
@@ -145,6 +154,10 @@ impl<S> Rule<S> {
     pub fn map<T>(&self, name: impl FnOnce(&S) -> T) -> Rule<T> {
         match self {
             Self::Gate { direction, set } => Rule::Gate {
+                direction: *direction,
+                set: name(set),
+            },
+            Self::Range { direction, set } => Rule::Range {
                 direction: *direction,
                 set: name(set),
             },

@@ -70,15 +70,17 @@ fn conversational(words: &[&str]) -> Option<Rule<SetName>> {
 /// Rules that find a pod.
 fn dispatch(words: &[&str]) -> Option<Rule<SetName>> {
     match words {
-        ["-m", "set", "--match-set", set, side, "-j", _chain] if *_chain != "RETURN" => {
+        ["-m", "set", "--match-set", set, side, "-j", chain] if *chain != "RETURN" => {
             let direction = if *side == "src" {
                 Direction::Egress
             } else {
                 Direction::Ingress
             };
-            Some(Rule::Gate {
-                direction,
-                set: SetName::parse(set)?,
+            let set = SetName::parse(set)?;
+            Some(if *chain == names::unknown(direction) {
+                Rule::Range { direction, set }
+            } else {
+                Rule::Gate { direction, set }
             })
         }
         ["-s", address, "-d", _, "-j", "RETURN"] => Some(Rule::Hairpin {

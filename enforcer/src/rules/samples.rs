@@ -86,6 +86,10 @@ fn directed(family: Family, direction: Direction, address: IpAddr) -> Vec<Rule<S
             direction,
             set: SetId::isolated(family, direction).generation('a'),
         },
+        Rule::Range {
+            direction,
+            set: SetId::pod_ranges(family).generation('a'),
+        },
         Rule::Branch {
             direction,
             prefix,

@@ -27,7 +27,9 @@ impl<S: Display> Display for Rule<S> {
                     "-p ipv6-icmp -m icmp6 --icmpv6-type {icmp_type} -m hl --hl-eq 255"
                 )?;
             }
-            Self::Gate { direction, set } => write!(f, "-m set --match-set {set} {}", pod_side(*direction))?,
+            Self::Gate { direction, set } | Self::Range { direction, set } => {
+                write!(f, "-m set --match-set {set} {}", pod_side(*direction))?;
+            }
             Self::Hairpin { address } => {
                 let net = IpNet::from(*address);
                 write!(f, "-s {net} -d {net}")?;

@@ -7,6 +7,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 use ringfence_enforcer::agent::{Agent, Settings};
 use ringfence_enforcer::cluster::{Kind, Object, Update};
+use ringfence_enforcer::cni::service::Service;
 use ringfence_enforcer::conntrack::socket::Conntrack;
 use ringfence_enforcer::kernel::{News, Variant};
 use ringfence_enforcer::metrics::Counters;
@@ -36,6 +37,11 @@ pub(crate) struct Running {
 }
 
 pub(crate) fn start(namespace: &Namespace, variant: Variant) -> Running {
+    start_with(namespace, variant, None)
+}
+
+/// As [`start`], with the CNI plugin.
+pub(crate) fn start_with(namespace: &Namespace, variant: Variant, plugin: Option<Service>) -> Running {
     let counters = Counters::default();
     let health = Health::new();
     let ready = health.readiness("rules", "not written yet");
@@ -55,7 +61,11 @@ pub(crate) fn start(namespace: &Namespace, variant: Variant) -> Running {
     };
     let (updates, received): (_, UnboundedReceiver<Update>) = unbounded();
     let shutdown = CancellationToken::new();
-    let task = tokio::spawn(Agent::new(settings).run(received, shutdown.clone()));
+    let mut agent = Agent::new(settings);
+    if let Some(plugin) = plugin {
+        agent = agent.with_plugin(plugin);
+    }
+    let task = tokio::spawn(agent.run(received, shutdown.clone()));
     Running {
         health,
         updates,

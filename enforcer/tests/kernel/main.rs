@@ -4,9 +4,11 @@
 mod agent;
 mod drops;
 mod faults;
+mod gate;
 mod net;
 mod own_node;
 mod packets;
+mod pod_start;
 mod repairs;
 mod revoke;
 mod roundtrip;

@@ -9,7 +9,9 @@ use ringfence_enforcer::simulate::allows;
 use ringfence_enforcer::state::State;
 use ringfence_policy::{Event, Flow, Resolver, World};
 
-use super::{NODE, flows, moments, next_world, options, ruleset, same_family, take, verdict, world};
+use super::{
+    NODE, flows, gated_verdict, moments, next_world, options, ranges, ruleset, same_family, take, world,
+};
 
 /// What happens to make one world of another, in an order of its own.
 fn events(from: &World, to: &World, order: u64) -> Vec<Event> {
@@ -82,8 +84,9 @@ impl Kept {
             .into_iter()
             .for_each(|event| event.happen_in(&mut self.world));
         let node = self.world.nodes.get(NODE).map(|node| node.addresses.clone());
-        self.planner
-            .update(self.resolver.compiled(), &node.unwrap_or_default(), &stale);
+        let (node, compiled) = (node.unwrap_or_default(), self.resolver.compiled());
+        self.planner.update(compiled, &node, &stale);
+        self.planner.update_gate(compiled, &node, &ranges());
         let touched = self.planner.take_touched();
         let transaction = diff_touched(&self.state, self.planner.ruleset(), &touched).expect("a transaction");
         let moments = moments(&self.state, &transaction.phases);
@@ -128,7 +131,7 @@ proptest! {
             let before = kept.world.clone();
             let moments = kept.happen(vec![event]);
             for (flow, direction) in flows.iter().flat_map(|flow| DIRECTIONS.map(|direction| (flow, direction))) {
-                let (was, is) = (verdict(&before, flow, direction), verdict(&kept.world, flow, direction));
+                let (was, is) = (gated_verdict(&before, &options, flow, direction), gated_verdict(&kept.world, &options, flow, direction));
                 prop_assert_eq!(allows(&kept.state, flow, direction), Ok(is), "{:?} {}", flow, direction);
                 for moment in &moments {
                     let allowed = allows(moment, flow, direction).expect("a sound state");

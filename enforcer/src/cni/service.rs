@@ -1,0 +1,103 @@
+//! What the agent has of the plugin: the pods that wait for their rules, and the entry on disk.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::conflist::Entry;
+use super::install;
+use super::message::Sandbox;
+use super::server::Call;
+use crate::error::Result;
+
+/// Where the plugin is on the node's disk.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The folder of network configurations.
+    pub conf_dir: PathBuf,
+    /// The folder of plugins.
+    pub bin_dir: PathBuf,
+}
+
+/// The plugin, as the agent serves it.
+#[derive(Debug)]
+pub struct Service {
+    calls: mpsc::Receiver<Call>,
+    place: Place,
+    entry: Entry,
+    /// Calls to be answered when the kernel holds their pods' rules.
+    waiting: Vec<Call>,
+    /// What was last said about the entry: once is enough.
+    said: Option<String>,
+}
+
+impl Service {
+    /// Serves these calls. The entry is not written yet.
+    pub fn new(calls: mpsc::Receiver<Call>, place: Place, entry: Entry) -> Self {
+        Self {
+            calls,
+            place,
+            entry,
+            waiting: Vec::new(),
+            said: None,
+        }
+    }
+
+    /// The next call; never, if nobody can call any more.
+    pub async fn call(&mut self) -> Call {
+        match self.calls.recv().await {
+            Some(call) => call,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Keeps a call until the kernel holds its pod's rules.
+    pub fn wait(&mut self, call: Call) {
+        self.waiting.retain(|call| !call.done.is_closed());
+        self.waiting.push(call);
+    }
+
+    /// The kernel holds the rules of the pods that are there: answers the calls about them, and
+    /// returns how long each has waited.
+    pub fn answer(&mut self, is_there: impl Fn(&Sandbox) -> bool) -> Vec<Duration> {
+        let mut waited = Vec::new();
+        for call in std::mem::take(&mut self.waiting) {
+            if is_there(&call.sandbox) {
+                // A plugin that has given up hears nothing.
+                let _ = call.done.send(());
+                waited.push(call.since.elapsed());
+            } else if !call.done.is_closed() {
+                self.waiting.push(call);
+            }
+        }
+        waited
+    }
+
+    /// Sees that the entry is in the configuration that the runtime uses, and says what it did, or why it could not, once.
+    pub fn keep_entry(&mut self) {
+        match install::keep_entry(&self.place.conf_dir, &self.entry) {
+            Ok(changed) => {
+                if !changed.is_empty() {
+                    tracing::info!(?changed, "put the CNI plugin's entry where it belongs");
+                }
+                self.said = None;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if self.said.as_ref() != Some(&text) {
+                    tracing::warn!(error = text, "pods start without waiting for their rules");
+                    self.said = Some(text);
+                }
+            }
+        }
+    }
+
+    /// Takes the entry and the binary away. Returns what was removed, in words.
+    ///
+    /// # Errors
+    /// A file cannot be written or removed.
+    pub fn remove(&self) -> Result<Vec<String>> {
+        install::remove(&self.place.conf_dir, &self.place.bin_dir)
+    }
+}

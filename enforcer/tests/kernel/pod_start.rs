@@ -1,0 +1,232 @@
+//! Pods wait for their rules: the CNI plugin's binary, the socket, the agent and the kernel, without an API server.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use ringfence_enforcer::cluster::{Object, Update};
+use ringfence_enforcer::cni::conflist::Entry;
+use ringfence_enforcer::cni::protocol::Fallback;
+use ringfence_enforcer::cni::server;
+use ringfence_enforcer::cni::service::{Place, Service};
+use ringfence_enforcer::kernel::Variant;
+use ringfence_policy::{Pod, Policy, World};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::agent::{Running, start_with};
+use super::net::Namespace;
+use super::world::{policy, updates, world};
+
+const BRIDGE: &str = r#"{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge"}]}"#;
+
+/// A node's disk, and what ends the plugin's server.
+struct Disk {
+    folder: TempDir,
+    end: CancellationToken,
+}
+
+impl Disk {
+    fn new() -> Self {
+        let disk = Self {
+            folder: tempfile::tempdir().expect("a folder"),
+            end: CancellationToken::new(),
+        };
+        std::fs::write(disk.path("10-n.conflist"), BRIDGE).expect("a file");
+        std::fs::write(disk.path("ringfence-cni"), "the binary").expect("a file");
+        disk
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn conflist(&self) -> String {
+        std::fs::read_to_string(self.path("10-n.conflist")).expect("the file is there")
+    }
+
+    fn serve(&self) -> Service {
+        let socket = self.path("cni.sock");
+        let calls = server::listen(&socket, self.end.clone()).expect("a socket");
+        let place = Place {
+            conf_dir: self.folder.path().to_owned(),
+            bin_dir: self.folder.path().to_owned(),
+        };
+        let entry = Entry {
+            socket: socket.display().to_string(),
+            timeout_seconds: 5,
+            without_enforcer: Fallback::Closed,
+        };
+        Service::new(calls, place, entry)
+    }
+
+    /// Starts an agent that serves the plugin, in a world without its pod 0.
+    fn start(&self, namespace: &Namespace, world: &World) -> Running {
+        let agent = start_with(namespace, Variant::Nft, Some(self.serve()));
+        agent.tell(updates(world));
+        agent
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+/// Runs the plugin as a container runtime does, for pod 0. Gives whether it succeeded, and what it said.
+fn plugin(command: &str, socket: &Path, seconds: u64, fallback: &str) -> (bool, Value) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_ringfence-cni"))
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", "c")
+        .env(
+            "CNI_ARGS",
+            "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod-0;K8S_POD_UID=0",
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the plugin starts");
+    let input = json!({
+        "cniVersion": "1.0.0", "name": "n", "type": "ringfence-cni", "socket": socket, "timeoutSeconds": seconds,
+        "withoutEnforcer": fallback,
+        "prevResult": {"cniVersion": "1.0.0", "ips": [{"address": "10.244.0.2/24"}, {"address": "fd00:244::2/64"}]},
+    });
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin
+        .write_all(input.to_string().as_bytes())
+        .expect("the plugin reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("the plugin ends");
+    let said = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.success(), said)
+}
+
+async fn add(socket: PathBuf, seconds: u64, fallback: &'static str) -> (bool, Value) {
+    let run = tokio::task::spawn_blocking(move || plugin("ADD", &socket, seconds, fallback));
+    run.await.expect("the plugin does not panic")
+}
+
+fn closed() -> Policy {
+    policy("closed", &[0], Some(vec![]), Some(vec![]))
+}
+
+/// Pod 0 is known, and the API server does not tell its address.
+fn starting() -> World {
+    let mut world = world(2, vec![closed()]);
+    world
+        .pods
+        .values_mut()
+        .filter(|pod| pod.uid == "0")
+        .for_each(|pod| pod.addresses.clear());
+    world
+}
+
+fn pod(world: &World) -> Pod {
+    let mut pods = world.pods.values().filter(|pod| pod.uid == "0");
+    pods.next().expect("pod 0 is there").clone()
+}
+
+fn isolated(namespace: &Namespace) -> bool {
+    namespace.run(&["ipset", "save"]).contains("10.244.0.2")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_starts_when_the_kernel_holds_its_rules_though_nobody_else_tells_its_address() {
+    let (namespace, disk) = (Namespace::new(), Disk::new());
+    let agent = disk.start(&namespace, &starting());
+    agent.until_ready().await;
+    assert!(!isolated(&namespace));
+    let (success, said) = add(disk.path("cni.sock"), 30, "closed").await;
+    assert!(success, "{said}");
+    assert!(
+        isolated(&namespace),
+        "the kernel holds the rules when the pod may start"
+    );
+    assert_eq!(
+        said["ips"][1]["address"], "fd00:244::2/64",
+        "the result is passed on"
+    );
+    let (gone, _) = plugin("DEL", &disk.path("cni.sock"), 30, "closed");
+    assert!(gone);
+    agent
+        .until("the address is given back", || !isolated(&namespace))
+        .await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_waits_until_its_object_is_known_and_until_the_first_lists_are_there() {
+    let (namespace, disk) = (Namespace::new(), Disk::new());
+    let mut later = starting();
+    let pod = pod(&later);
+    later.pods.remove(&pod.key);
+    let agent = start_with(&namespace, Variant::Nft, Some(disk.serve()));
+    let plugin = tokio::spawn(add(disk.path("cni.sock"), 30, "closed"));
+    agent.tell(updates(&later));
+    agent.until_ready().await;
+    // Nothing is to happen now, so there is nothing to wait for.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(!plugin.is_finished() && !isolated(&namespace));
+    agent.tell([Update::Upsert(Object::Pod(pod))]);
+    let (success, said) = plugin.await.expect("the plugin does not panic");
+    assert!(success && isolated(&namespace), "{said}");
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_enforcer_and_for_a_pod_that_nobody_knows_the_setting_decides() {
+    let (namespace, disk) = (Namespace::new(), Disk::new());
+    for (fallback, starts) in [("open", true), ("closed", false)] {
+        let (success, said) = add(disk.path("nobody.sock"), 1, fallback).await;
+        assert_eq!(success, starts, "{said}");
+    }
+    let mut unknown = starting();
+    let pod = pod(&unknown);
+    unknown.pods.remove(&pod.key);
+    let agent = disk.start(&namespace, &unknown);
+    agent.until_ready().await;
+    for (fallback, starts) in [("open", true), ("closed", false)] {
+        let (success, said) = add(disk.path("cni.sock"), 1, fallback).await;
+        assert_eq!(success, starts, "{said}");
+        if !starts {
+            assert!(
+                said["details"]
+                    .as_str()
+                    .expect("a reason")
+                    .contains("default/pod-0"),
+                "{said}"
+            );
+        }
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_entry_comes_with_the_first_sync_is_put_back_and_goes_with_an_uninstall() {
+    let (namespace, disk) = (Namespace::new(), Disk::new());
+    let agent = start_with(&namespace, Variant::Nft, Some(disk.serve()));
+    let mut told = updates(&starting());
+    let last = told.pop();
+    agent.tell(told);
+    // Long enough for the entry to be written if anybody would.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(
+        disk.conflist(),
+        BRIDGE,
+        "nothing waits for an enforcer that has not written its rules"
+    );
+    agent.tell(last);
+    agent.until_ready().await;
+    let has_entry = || disk.conflist().contains("ringfence-cni");
+    agent.until("the entry", has_entry).await;
+    let rewritten = BRIDGE.replace("bridge", "ptp");
+    std::fs::write(disk.path("10-n.conflist"), &rewritten).expect("a file");
+    agent.until("the entry again", has_entry).await;
+    agent.tell([Update::Terminating("ringfence-system".to_owned())]);
+    agent.stop().await;
+    assert_eq!(disk.conflist(), rewritten);
+    assert!(!disk.path("ringfence-cni").exists());
+}
