@@ -53,7 +53,7 @@ pub fn build(options: &ImageOptions, progress: &dyn Progress) -> Result<Vec<Path
             packages => Some(base::layer(packages, progress)?),
         };
         let archive = options.out.join(format!("{}.tar", recipe.program));
-        let image = image(&recipe, &options.tag, base, &programs.join(recipe.program));
+        let image = image(&recipe, &options.tag, base, &programs);
         step(progress, &format!("write {}", archive.display()), || {
             write_archive(&image, &archive)
         })?;
@@ -62,17 +62,18 @@ pub fn build(options: &ImageOptions, progress: &dyn Progress) -> Result<Vec<Path
     Ok(archives)
 }
 
-fn image(recipe: &Recipe, tag: &str, base: Option<PathBuf>, program: &Path) -> ImageSpec {
+fn image(recipe: &Recipe, tag: &str, base: Option<PathBuf>, programs: &Path) -> ImageSpec {
+    let files = recipe.binaries().map(|(program, path)| LayerFile {
+        source: programs.join(program),
+        target: path.to_owned(),
+        mode: 0o755,
+    });
     ImageSpec {
         names: vec![format!("{}:{tag}", recipe.name)],
         entrypoint: vec![recipe.path.to_owned()],
         user: recipe.user.to_owned(),
         base,
-        files: vec![LayerFile {
-            source: program.to_owned(),
-            target: recipe.path.to_owned(),
-            mode: 0o755,
-        }],
+        files: files.collect(),
     }
 }
 
@@ -90,7 +91,10 @@ fn compile(recipes: &[Recipe]) -> Result<PathBuf> {
         &host,
     ]);
     for recipe in recipes {
-        command.args(["--package", recipe.program, "--bin", recipe.program]);
+        command.args(["--package", recipe.program]);
+        for (program, _) in recipe.binaries() {
+            command.args(["--bin", program]);
+        }
     }
     // Naming the target keeps the flag away from build scripts and macros, which must stay dynamic.
     command

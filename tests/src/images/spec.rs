@@ -9,10 +9,21 @@ pub struct Recipe {
     pub program: &'static str,
     /// Where the binary lies in the image; containers start with it.
     pub path: &'static str,
+    /// Other binaries of the crate, each with its place in the image.
+    pub others: &'static [(&'static str, &'static str)],
     /// Numeric user that containers run as, so that `runAsNonRoot` can be checked.
     pub user: &'static str,
     /// Debian packages below it; without any the image holds nothing but the binary.
     pub packages: &'static [&'static str],
+}
+
+impl Recipe {
+    /// Every binary, each with its place in the image.
+    pub fn binaries(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
+        [(self.program, self.path)]
+            .into_iter()
+            .chain(self.others.iter().copied())
+    }
 }
 
 /// The operator: one static binary and nothing else.
@@ -20,15 +31,17 @@ pub const OPERATOR: Recipe = Recipe {
     name: "ringfence.dev/operator",
     program: "ringfence-operator",
     path: "/ringfence-operator",
+    others: &[],
     user: "65532",
     packages: &[],
 };
 
-/// The enforcer: its binary and the programs it drives the kernel with.
+/// The enforcer: its binary, the CNI plugin that it puts on the node, and the programs it drives the kernel with.
 pub const ENFORCER: Recipe = Recipe {
     name: "ringfence.dev/enforcer",
     program: "ringfence-enforcer",
     path: "/ringfence-enforcer",
+    others: &[("ringfence-cni", "/ringfence-cni")],
     user: "0",
     packages: &["conntrack", "ipset", "iptables", "kmod"],
 };
@@ -98,8 +111,21 @@ mod tests {
     fn the_dockerfile_puts_the_same_program_in_the_same_place() {
         for recipe in [OPERATOR, ENFORCER] {
             let stage = target(&recipe);
-            let expected = format!("--from=build /out/{} {}", recipe.program, recipe.path);
-            assert_eq!(argument(&stage, "COPY"), expected);
+            let copied = stage
+                .iter()
+                .filter(|(word, _)| word == "COPY")
+                .map(|(_, rest)| rest.clone());
+            let expected = recipe
+                .binaries()
+                .map(|(program, path)| format!("--from=build /out/{program} {path}"));
+            assert_eq!(copied.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+            let build = argument(&stages()["build"], "RUN");
+            for (program, _) in recipe.binaries() {
+                assert!(
+                    build.contains(&format!("--bin {program} ")),
+                    "{program} is built: {build}"
+                );
+            }
             assert_eq!(argument(&stage, "ENTRYPOINT"), format!("[\"{}\"]", recipe.path));
             assert_eq!(argument(&stage, "USER"), recipe.user);
         }

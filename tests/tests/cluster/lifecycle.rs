@@ -8,6 +8,7 @@ use ringfence_tests::shop;
 use ringfence_tests::source;
 
 use crate::lab::Lab;
+use crate::pod_start::is_without_plugin;
 use crate::three_tier::differences;
 
 pub(crate) fn kill_and_return(lab: &Lab) -> Result<()> {
@@ -114,6 +115,11 @@ pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
             "{}: cleanup changed others' rules:\n{before}\n{after}",
             node.name
         );
+        ensure!(
+            is_without_plugin(lab, node)?,
+            "{}: cleanup left the CNI plugin",
+            node.name
+        );
     }
     let open = differences(lab, shop::before)?;
     ensure!(open.is_empty(), "after cleanup:\n{}", open.join("\n"));
@@ -180,6 +186,11 @@ pub(crate) fn deleting_everything_at_once(lab: &Lab) -> Result<()> {
         lab.until(&format!("{} holds no rule of ours", node.name), || {
             Ok(lab.kernel(&node)?.ours().next().is_none())
         })?;
+        ensure!(
+            is_without_plugin(lab, &node)?,
+            "{}: the uninstall left the CNI plugin",
+            node.name
+        );
     }
     lab.until("everyone reaches everyone", || {
         Ok(differences(lab, shop::before)?.is_empty())

@@ -8,6 +8,7 @@ mod idle;
 mod lab;
 mod lifecycle;
 mod node;
+mod pod_start;
 mod revocation;
 mod roll_out;
 mod seen;
@@ -65,6 +66,19 @@ const CASES: &[(&str, Case)] = &[
     (
         "idle::nothing_is_written_when_nothing_changes",
         idle::nothing_is_written,
+    ),
+    (
+        "pod_start::a_pod_reaches_no_forbidden_peer_from_its_first_instruction_on",
+        pod_start::no_packet_before_the_rules,
+    ),
+    ("pod_start::what_a_start_costs", pod_start::what_a_start_costs),
+    (
+        "pod_start::the_entry_is_put_back_when_its_owner_rewrites_the_file",
+        pod_start::the_entry_is_put_back,
+    ),
+    (
+        "pod_start::without_an_enforcer_the_setting_decides",
+        pod_start::without_an_enforcer_the_setting_decides,
     ),
     (
         "lifecycle::a_killed_enforcer_leaves_its_rules_and_writes_nothing_when_it_returns",

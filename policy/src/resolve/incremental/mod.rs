@@ -162,11 +162,6 @@ impl Resolver {
         self.store.pod(key).map(|pod| &**pod)
     }
 
-    /// The pod that holds an address.
-    pub fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
-        self.store.holder(address).map(|pod| &**pod)
-    }
-
     fn pod(&mut self, key: &ObjectKey, pod: Option<Pod>, pending: &mut Pending) {
         let old = self.store.pod(key).cloned();
         if old.as_deref() == pod.as_ref() {
