@@ -1,5 +1,7 @@
 //! The program that runs on a node: watches in, kernel out.
 
+mod pod_starts;
+
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
@@ -9,15 +11,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, Kind, Update};
-use crate::cni::message::News;
-use crate::cni::server::Call;
 use crate::cni::service::Service;
 use crate::conntrack::Judge;
 use crate::conntrack::socket::{Conntrack, interface_addresses};
 use crate::droplog::{Desk, Sighting};
 use crate::engine::{Engine, Synced};
 use crate::error::{Error, Result};
-use crate::kernel::{Listening, LocalKernel, News, Tools, Variant, cleanup, remove_rules};
+use crate::kernel::{Listening, LocalKernel, News, Tools, Variant, remove_rules};
 use crate::metrics::Counters;
 use crate::options::Options;
 use crate::plan::Planner;
@@ -173,8 +173,8 @@ impl Agent {
                     (Some(sighting), Some(desk)) => desk.tell(&sighting, &self.cluster),
                     _ => drops = None,
                 },
-                call = next_call(&mut self.plugin) => self.hear(call),
-                _ = keep_entry.tick(), if serves => self.plugin.iter_mut().for_each(Service::keep_entry),
+                call = pod_starts::next_call(&mut self.plugin) => self.hear(call),
+                _ = keep_entry.tick(), if serves => self.keep_entry(),
             }
         }
         if self.is_uninstalled(updates).await {
@@ -182,45 +182,6 @@ impl Agent {
             tracing::info!(?removed, "uninstalled: removed the rules");
         }
         Ok(())
-    }
-
-    /// Removes everything from the node, and first what pods would wait for. What cannot be removed of that must not keep
-    /// the rules.
-    fn uninstall(&self) -> Result<Vec<String>> {
-        let plugin = self.plugin.as_ref().map_or(Ok(Vec::new()), Service::remove);
-        let rules = cleanup(&self.settings.tools);
-        Ok([plugin?, rules?].concat())
-    }
-
-    /// Takes in what the CNI plugin tells, and answers when the kernel holds the rules that follow from it.
-    fn hear(&mut self, call: Call) {
-        let changed = match call.news {
-            News::Start => self.cluster.start(&call.sandbox),
-            News::Stop => self.cluster.stop(&call.sandbox),
-        };
-        if changed {
-            self.schedule();
-        }
-        if call.news == News::Stop {
-            // A plugin that has given up hears nothing.
-            let _ = call.done.send(());
-        } else if let Some(plugin) = &mut self.plugin {
-            plugin.wait(call);
-        }
-        if self.settled && self.due.is_none() {
-            self.answer();
-        }
-    }
-
-    /// Lets those pods start whose rules the kernel holds: all that are known, for nothing is left to write.
-    fn answer(&mut self) {
-        let Some(plugin) = &mut self.plugin else { return };
-        for waited in plugin.answer(|sandbox| self.cluster.has_started(sandbox)) {
-            self.settings
-                .counters
-                .pod_start_wait
-                .observe(waited.as_secs_f64());
-        }
     }
 
     /// Whether the agent ends because its own namespace is being deleted. The news may come a little later than the
@@ -431,14 +392,6 @@ async fn changed(news: &mut Option<Listening>) {
 async fn sighted(drops: &mut Option<Desk>) -> Option<Sighting> {
     match drops {
         Some(desk) => desk.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The next call of the CNI plugin; never, where there is none.
-async fn next_call(plugin: &mut Option<Service>) -> Call {
-    match plugin {
-        Some(plugin) => plugin.call().await,
         None => std::future::pending().await,
     }
 }

@@ -225,12 +225,6 @@ impl Counters {
             self.syncs.clone(),
         );
         registry.register_with_unit(
-            "ringfence_enforcer_pod_start_wait",
-            "How long pods that started waited for their rules",
-            Unit::Seconds,
-            self.pod_start_wait.clone(),
-        );
-        registry.register_with_unit(
             "ringfence_enforcer_sync_duration",
             "Time from a changed cluster to the kernel holding it",
             Unit::Seconds,
@@ -279,7 +273,7 @@ impl Counters {
         );
         registry.register("ringfence_enforcer_errors", "Errors by name", self.errors.clone());
         self.register_drops(registry);
-        self.register_sizes(registry);
+        self.register_pods_and_sizes(registry);
     }
 
     fn register_drops(&self, registry: &mut Registry) {
@@ -300,7 +294,13 @@ impl Counters {
         );
     }
 
-    fn register_sizes(&self, registry: &mut Registry) {
+    fn register_pods_and_sizes(&self, registry: &mut Registry) {
+        registry.register_with_unit(
+            "ringfence_enforcer_pod_start_wait",
+            "How long pods that started waited for their rules",
+            Unit::Seconds,
+            self.pod_start_wait.clone(),
+        );
         registry.register(
             "ringfence_enforcer_isolated_pods",
             "Pods of this node that a policy isolates",

@@ -75,20 +75,24 @@ impl Service {
     }
 
     /// Sees that the entry is in the configuration that the runtime uses, and says what it did, or why it could not, once.
-    pub fn keep_entry(&mut self) {
+    /// Returns the name of an error that is new.
+    pub fn keep_entry(&mut self) -> Option<&'static str> {
         match install::keep_entry(&self.place.conf_dir, &self.entry) {
             Ok(changed) => {
                 if !changed.is_empty() {
                     tracing::info!(?changed, "put the CNI plugin's entry where it belongs");
                 }
                 self.said = None;
+                None
             }
             Err(error) => {
                 let text = error.to_string();
-                if self.said.as_ref() != Some(&text) {
+                let new = self.said.as_ref() != Some(&text);
+                if new {
                     tracing::warn!(error = text, "pods start without waiting for their rules");
                     self.said = Some(text);
                 }
+                new.then_some(error.name())
             }
         }
     }

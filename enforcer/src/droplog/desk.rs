@@ -63,7 +63,9 @@ impl Desk {
             .dropped(packet.direction, policies, sighting.packets);
         let time = Timestamp::now().to_string();
         let story = Story::of(sighting, time, |address| cluster.pod_at(address), policies);
+        // Where nothing isolates the pod, nobody knew it when its packet came: no policy is to be told about.
         if let (Some(events), Some(pod)) = (&self.events, pod)
+            && !policies.is_empty()
             && self.limits.permit(&pod.uid, Instant::now())
         {
             events.tell(Notice {
