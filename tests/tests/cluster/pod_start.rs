@@ -132,7 +132,8 @@ fn set_up(lab: &Lab) -> Result<(IpAddr, IpAddr)> {
 }
 
 fn tear_down(lab: &Lab) -> Result<()> {
-    lab.kubectl(&["delete", "namespace", NAMESPACE, "--wait=false"])?;
+    // The next case makes it anew, and nothing can be made in one that is still going.
+    lab.kubectl(&["delete", "namespace", NAMESPACE, "--timeout=120s"])?;
     Ok(())
 }
 
