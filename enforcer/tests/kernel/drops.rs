@@ -114,12 +114,22 @@ fn flood(lab: &Lab, ports: std::ops::Range<u16>, over: &AtomicBool) -> u64 {
     })
 }
 
+/// Ends a flood when it goes, also when an expectation was not met.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn is_told_of_in_a_flood_to(ports: std::ops::Range<u16>) {
     for variant in Variant::ALL {
         let (lab, mut told) = lab(variant);
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let flooding = scope.spawn(|| flood(&lab, ports.clone(), &over));
+            let ending = Ending(&over);
             until(&mut told, "the flood", |it| {
                 it.packet.source == Lab::addresses(2)[0]
             });
@@ -129,7 +139,7 @@ fn is_told_of_in_a_flood_to(ports: std::ops::Range<u16>) {
                 it.packet.transport == Transport::Udp(7) && it.packet.source == Lab::addresses(1)[0]
             };
             until(&mut told, "the rare packet", rare);
-            over.store(true, Ordering::Relaxed);
+            drop(ending);
             let sent = flooding.join().expect("a flood");
             assert!(sent > 1_000, "{variant}: {sent} packets are no flood");
         });
@@ -181,6 +191,7 @@ fn a_rare_packet_is_told_of_in_a_flood_with_forged_sources() {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let flooding = scope.spawn(|| flood_with_forged_sources(&lab, &over));
+        let ending = Ending(&over);
         // By now the kernel's own default limits would have filled up, and hide whatever is new.
         thread::sleep(Duration::from_secs(8));
         send(lab.pod(1), SocketAddr::new(Lab::addresses(0)[0], 7));
@@ -188,7 +199,7 @@ fn a_rare_packet_is_told_of_in_a_flood_with_forged_sources() {
             it.packet.transport == Transport::Udp(7) && it.packet.source == Lab::addresses(1)[0]
         };
         until(&mut told, "the rare packet", rare);
-        over.store(true, Ordering::Relaxed);
+        drop(ending);
         let sent = flooding.join().expect("a flood");
         assert!(sent > 50_000, "{sent} packets are no flood");
     });
