@@ -8,7 +8,7 @@
 //! the union of the flows. It is not when a rule appears, goes, or begins to serve another pod in the same
 //! transaction: a peer that is new to the set would meet a port or a pod that is only in the old rules. Such a set is not
 //! changed in place. It gets a new generation, under another name, and the chains switch to it at once. See
-//! [`uses`].
+//! `uses`.
 //!
 //! The promise is one for each pod and direction. A flow between two pods is checked twice, and the two checks may change
 //! one after the other on one node as they do on two.

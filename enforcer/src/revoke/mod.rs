@@ -3,7 +3,7 @@
 //! A walk through all connections takes its time, so it has a thread of its own: the next change of rules does not wait
 //! for it. A walk that has begun goes to its end; what came meanwhile is judged by one more walk, with the newest
 //! policies, so that neither a storm of changes nor a large table can keep a connection from its end. What is due when
-//! is in [`agenda`].
+//! is in `agenda`.
 
 mod agenda;
 
