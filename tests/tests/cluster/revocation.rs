@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -170,11 +170,9 @@ fn matrix(lab: &Lab, pods: &Pods) -> Result<Report> {
         }
     }
     let talks = all_at_once(&ways, |(role, name, client, kind, to)| {
-        let open = || Flow::open(client, *kind, *to);
         Ok(Talk {
             role: *role,
-            // A Service's rules may come a moment after the Service.
-            flow: open().or_else(|_| open())?,
+            flow: open(client, *kind, *to)?,
             client: (*client).clone(),
             to: *to,
             text: format!("{name} to {to}, {kind}"),
@@ -213,6 +211,17 @@ fn matrix(lab: &Lab, pods: &Pods) -> Result<Report> {
     report.leaks = reopened(&talks)?;
     allowed_again(lab, pods, &talks, &mut report)?;
     Ok(report)
+}
+
+/// Opens a conversation. A Service's rules come a moment after the Service: until then its address leads nowhere.
+fn open(client: &Path, kind: Kind, to: SocketAddr) -> Result<Flow> {
+    let started = Instant::now();
+    loop {
+        match Flow::open(client, kind, to) {
+            Err(_) if started.elapsed() < DEADLINE => sleep(Duration::from_millis(100)),
+            opened => return opened,
+        }
+    }
 }
 
 /// New connections that should not be possible.
