@@ -42,6 +42,14 @@ impl Family {
         }
     }
 
+    /// How the kernel calls the family.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
     /// How ipset calls the family.
     pub fn ipset(self) -> &'static str {
         match self {

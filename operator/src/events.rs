@@ -7,6 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource};
+use ringfence_telemetry::events::shortened;
 use tokio::time::Instant;
 
 use crate::metrics::OperatorMetrics;
@@ -100,20 +101,6 @@ impl Events {
             tracing::warn!(%error, reason = event.reason, "an Event could not be sent");
         }
     }
-}
-
-/// The API server takes notes of up to 1 kB.
-fn shortened(mut note: String) -> String {
-    const LONGEST: usize = 1000;
-    if note.len() > LONGEST {
-        let end = (0..=LONGEST)
-            .rev()
-            .find(|end| note.is_char_boundary(*end))
-            .unwrap_or_default();
-        note.truncate(end);
-        note.push('…');
-    }
-    note
 }
 
 /// A bucket of permits for each object and reason.

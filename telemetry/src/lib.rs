@@ -17,6 +17,7 @@
 
 pub mod api_requests;
 pub mod client;
+pub mod events;
 pub mod health;
 pub mod http;
 pub mod logs;

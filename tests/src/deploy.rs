@@ -1,11 +1,14 @@
 //! Putting the product on a cluster the way a user does: images, then `kubectl apply -k`.
 
-use anyhow::Result;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+use anyhow::{Context, Result, bail};
 
 use crate::images::{self, ImageOptions};
 use crate::kube_objects::kubectl;
 use crate::source;
-use crate::testbed::{Cluster, ClusterOptions, Progress, step};
+use crate::testbed::{Cluster, ClusterOptions, Node, Progress, step};
 
 /// A cluster with the product on it. A cluster of that name that is already up and well is taken as it is.
 ///
@@ -132,4 +135,38 @@ pub fn close_shop(cluster: &Cluster) -> Result<()> {
         ],
     )?;
     Ok(())
+}
+
+/// The host's process id of a node's enforcer.
+///
+/// # Errors
+/// When none runs there.
+pub fn enforcer_process(node: &Node) -> Result<i32> {
+    let namespace = fs::metadata(&node.netns)
+        .context("look at the node's network namespace")?
+        .ino();
+    for entry in fs::read_dir("/proc")? {
+        let path = entry?.path();
+        let Some(pid) = path
+            .file_name()
+            .and_then(|name| name.to_str()?.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        // A process that ended meanwhile is none we look for.
+        let Ok(command) = fs::read_to_string(path.join("cmdline")) else {
+            continue;
+        };
+        let Ok(net) = fs::metadata(path.join("ns/net")) else {
+            continue;
+        };
+        let mut words = command.split('\0');
+        let is_enforcer = words
+            .next()
+            .is_some_and(|program| program.ends_with("ringfence-enforcer"));
+        if net.ino() == namespace && is_enforcer && words.next() == Some("run") {
+            return Ok(pid);
+        }
+    }
+    bail!("no enforcer runs on {}", node.name)
 }

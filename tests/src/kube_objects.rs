@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::testbed::Cluster;
+use crate::testbed::{Cluster, run_with_input};
 
 /// Runs kubectl and gives what it printed.
 ///
@@ -30,6 +30,14 @@ pub fn output(command: &mut Command) -> Result<String> {
         );
     }
     String::from_utf8(output.stdout).with_context(|| format!("{shown} printed no text"))
+}
+
+/// Applies objects, as YAML or JSON.
+///
+/// # Errors
+/// When kubectl fails: with its own words.
+pub fn apply(cluster: &Cluster, objects: &str) -> Result<()> {
+    run_with_input(&mut cluster.kubectl(["apply", "-f", "-"]), objects).map(drop)
 }
 
 /// An object, or a list of them, as JSON.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ringfence_policy::Protocol;
 
 use super::Connection;
-use crate::netlink::{ACKNOWLEDGE, DUMP, Incoming, NESTED, REQUEST, attribute, find, message, number};
+use crate::netlink::{self, ACKNOWLEDGE, DUMP, Incoming, NESTED, REQUEST, attribute, find, message, number};
 use crate::ruleset::Family;
 
 /// The subsystem of connections, in the upper half of a message's type.
@@ -36,7 +36,7 @@ pub struct Name {
 pub fn list(families: &[Family], marked: Option<u32>, sequence: u32) -> Vec<u8> {
     let any = 0;
     let family = match families {
-        [only] => family_number(*only),
+        [only] => only.number(),
         _ => any,
     };
     let bits = marked.map(|bit| bit.to_be_bytes());
@@ -53,13 +53,6 @@ pub fn set_mark(name: &Name, mark: u32, mask: u32, sequence: u32) -> Vec<u8> {
     body.extend(attribute(MARK, &mark.to_be_bytes()));
     body.extend(attribute(MARK_MASK, &mask.to_be_bytes()));
     message(NEW, REQUEST | ACKNOWLEDGE, sequence, name.family, &body)
-}
-
-fn family_number(family: Family) -> u8 {
-    match family {
-        Family::V4 => 2,
-        Family::V6 => 10,
-    }
 }
 
 /// A connection as a message tells of it.
@@ -127,12 +120,7 @@ fn source(tuple: &[u8]) -> Option<IpAddr> {
 /// The protocol and source port of a tuple.
 fn service(tuple: &[u8]) -> Option<(Protocol, u16)> {
     let protocol = find(tuple, TUPLE_PROTOCOL)?;
-    let number = match find(protocol, PROTOCOL_NUMBER)?.first()? {
-        6 => Protocol::Tcp,
-        17 => Protocol::Udp,
-        132 => Protocol::Sctp,
-        _ => return None,
-    };
+    let number = netlink::protocol(*find(protocol, PROTOCOL_NUMBER)?.first()?)?;
     Some((
         number,
         u16::from_be_bytes(*find(protocol, SOURCE_PORT)?.first_chunk()?),

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use ringfence_telemetry::events::shortened;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::metrics::Counters;
@@ -19,8 +20,6 @@ const EVERY: Duration = Duration::from_secs(60);
 const MOST: usize = 60;
 /// What waits to be sent; more is dropped and counted.
 const QUEUE: usize = 64;
-/// The longest note that the API server takes is 1 kB.
-const LONGEST: usize = 1000;
 
 /// What happened to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,15 +86,6 @@ async fn send(recorder: Recorder, mut queue: Receiver<Notice>, counters: Counter
     }
 }
 
-fn shortened(mut note: String) -> String {
-    if note.len() > LONGEST {
-        let end = (0..=LONGEST).rev().find(|end| note.is_char_boundary(*end));
-        note.truncate(end.unwrap_or(0));
-        note.push('…');
-    }
-    note
-}
-
 /// Which Events there is room for.
 #[derive(Debug, Default)]
 pub struct Limits {
@@ -131,6 +121,6 @@ mod tests {
     #[test]
     fn a_long_note_is_cut_at_a_character() {
         let note = shortened("é".repeat(800));
-        assert!(note.len() <= LONGEST + '…'.len_utf8() && note.ends_with('…'));
+        assert!(note.len() <= 1000 + '…'.len_utf8() && note.ends_with('…'));
     }
 }

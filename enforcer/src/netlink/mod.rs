@@ -3,6 +3,8 @@
 
 pub mod socket;
 
+use ringfence_policy::Protocol;
+
 /// The length of a message's header, and of the netfilter header behind it.
 const HEADER: usize = 16;
 const GENERIC: usize = 4;
@@ -179,6 +181,22 @@ pub fn number(bytes: &[u8], wanted: u16) -> Option<u32> {
 pub fn string(bytes: &[u8], wanted: u16) -> Option<&str> {
     let text = find(bytes, wanted)?;
     std::str::from_utf8(text.strip_suffix(&[0]).unwrap_or(text)).ok()
+}
+
+/// The number of a protocol in IP packets, and to the kernel.
+pub fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+        Protocol::Sctp => 132,
+    }
+}
+
+/// The protocol with this number, if policies speak of it.
+pub fn protocol(number: u8) -> Option<Protocol> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .into_iter()
+        .find(|protocol| protocol_number(*protocol) == number)
 }
 
 fn padded(length: usize) -> usize {

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, SysconfVar, sysconf};
+use ringfence_tests::deploy::enforcer_process;
 use ringfence_tests::kube_objects::kubectl;
 use ringfence_tests::probe;
 use ringfence_tests::testbed::{Cluster, Node};
@@ -52,7 +52,10 @@ impl<'a> Enforcers<'a> {
 
     /// The processor time that all of them have used, with the processes that they started.
     pub(crate) fn cpu(&self) -> Result<Duration> {
-        self.nodes.iter().map(|node| cpu_of(process(node)?)).sum()
+        self.nodes
+            .iter()
+            .map(|node| cpu_of(enforcer_process(node)?))
+            .sum()
     }
 
     /// What one of them uses of a core, in percent, while time passes.
@@ -66,7 +69,7 @@ impl<'a> Enforcers<'a> {
     /// The most that one of them holds in memory, in MB.
     pub(crate) fn memory(&self) -> Result<f64> {
         let sizes = self.nodes.iter().map(|node| {
-            let status = fs::read_to_string(format!("/proc/{}/status", process(node)?))?;
+            let status = fs::read_to_string(format!("/proc/{}/status", enforcer_process(node)?))?;
             let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
             let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
             kilobytes.map(|kb| kb / 1000.0).context("no memory figure")
@@ -82,7 +85,7 @@ impl<'a> Enforcers<'a> {
         let node = self.nodes.first().context("no node")?;
         let mut took = Vec::new();
         for _ in 0..times {
-            let old = process(node)?;
+            let old = enforcer_process(node)?;
             kill(Pid::from_raw(old), Signal::SIGKILL).context("kill the enforcer")?;
             // A kubelet waits longer and longer before it starts a container again; a new pod starts at once.
             let on_node = format!("spec.nodeName={}", node.name);
@@ -108,7 +111,7 @@ impl<'a> Enforcers<'a> {
         let address = node.ips.first().context("a node without an address")?;
         while started.elapsed() < LIMIT {
             sleep(Duration::from_millis(100));
-            if process(node).is_ok_and(|pid| pid == old) {
+            if enforcer_process(node).is_ok_and(|pid| pid == old) {
                 continue;
             }
             // Not there yet, or not serving.
@@ -128,37 +131,6 @@ impl<'a> Enforcers<'a> {
         }
         bail!("the enforcer of {} did not come back", node.name)
     }
-}
-
-/// The host's process id of a node's enforcer.
-fn process(node: &Node) -> Result<i32> {
-    let namespace = fs::metadata(&node.netns)
-        .context("look at the node's network namespace")?
-        .ino();
-    for entry in fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let Some(pid) = path
-            .file_name()
-            .and_then(|name| name.to_str()?.parse::<i32>().ok())
-        else {
-            continue;
-        };
-        // A process that ended meanwhile is none we look for.
-        let Ok(command) = fs::read_to_string(path.join("cmdline")) else {
-            continue;
-        };
-        let Ok(net) = fs::metadata(path.join("ns/net")) else {
-            continue;
-        };
-        let mut words = command.split('\0');
-        let is_enforcer = words
-            .next()
-            .is_some_and(|program| program.ends_with("ringfence-enforcer"));
-        if net.ino() == namespace && is_enforcer && words.next() == Some("run") {
-            return Ok(pid);
-        }
-    }
-    bail!("no enforcer runs on {}", node.name)
 }
 
 fn cpu_of(pid: i32) -> Result<Duration> {

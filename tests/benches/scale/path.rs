@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ringfence_tests::kube_objects::{kubectl, output, pods_of};
+use ringfence_tests::kube_objects::{apply, kubectl, output, pods_of};
 use ringfence_tests::testbed::{Cluster, exec_in_netns};
 
 const NAMESPACE: &str = "measured";
@@ -94,10 +94,7 @@ impl<'a> Lab<'a> {
             .replace("NODE_A", &a.name)
             .replace("NODE_B", &b.name)
             .replace("IMAGE", ringfence_tests::testbed::AGNHOST_IMAGE);
-        let folder = tempfile::tempdir().context("make a folder")?;
-        let file = folder.path().join("objects.yaml");
-        std::fs::write(&file, text).context("write the objects")?;
-        kubectl(cluster, &["apply", "-f", &file.to_string_lossy()])?;
+        apply(cluster, &text)?;
         let wait = [
             "-n",
             NAMESPACE,

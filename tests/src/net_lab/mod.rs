@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
-use crate::testbed::{exec_in_netns, require_root};
+use crate::testbed::{exec_in_netns, require_root, run};
 
 /// Begin of the names of the namespaces.
 const PREFIX: &str = "ringfence-lab";
@@ -92,16 +92,6 @@ impl Drop for Namespace {
         let _ = run(Command::new("ip").args(["netns", "del", &self.name]));
         let _ = fs::remove_file(format!("/tmp/{}.lock", self.name));
     }
-}
-
-fn run(command: &mut Command) -> Result<String> {
-    let shown = format!("{command:?}");
-    let output = command.output().with_context(|| format!("start {shown}"))?;
-    if !output.status.success() {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        bail!("{shown} failed: {}", errors.trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A router with pods around it.

@@ -65,7 +65,7 @@ pub use progress::{Console, Progress, Silent, step};
 pub use wait::until;
 
 pub(crate) use build::DRAFTS;
-pub(crate) use command::run;
+pub(crate) use command::{run, run_with_input};
 pub(crate) use draft::Draft;
 use netns::command_in;
 use paths::Paths;

@@ -9,6 +9,7 @@ use ringfence_tests::deploy;
 use ringfence_tests::kube_objects::kubectl;
 use ringfence_tests::source;
 use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, IpFamily};
+use serde_json::{Value, json};
 
 /// A cluster with Ringfence and the shop on it, and the shop's namespace open.
 pub(crate) struct Lab {
@@ -77,6 +78,38 @@ impl Lab {
 
     pub(crate) fn kubectl(&self, args: &[&str]) -> Result<String> {
         kubectl(&self.cluster, args)
+    }
+
+    /// Takes the enforcers off all nodes.
+    pub(crate) fn send_enforcers_away(&self) -> Result<()> {
+        self.place_enforcers(&json!("true"))?;
+        let label = "app.kubernetes.io/name=ringfence-enforcer";
+        self.until("no enforcer runs", || {
+            let pods = self.kubectl(&["-n", "ringfence-system", "get", "pods", "-l", label, "-o", "name"])?;
+            Ok(pods.is_empty())
+        })
+    }
+
+    /// Lets them run on all nodes again.
+    pub(crate) fn bring_enforcers_back(&self) -> Result<()> {
+        self.place_enforcers(&Value::Null)?;
+        deploy::wait_until_ready(&self.cluster)
+    }
+
+    /// On nodes with this value of a label that no node has; without one on all.
+    fn place_enforcers(&self, nowhere: &Value) -> Result<()> {
+        let selector = json!({"ringfence.dev/nowhere": nowhere});
+        let patch = json!({"spec": {"template": {"spec": {"nodeSelector": selector}}}});
+        self.kubectl(&[
+            "-n",
+            "ringfence-system",
+            "patch",
+            "daemonset",
+            "ringfence-enforcer",
+            "-p",
+            &patch.to_string(),
+        ])
+        .map(drop)
     }
 
     /// Polls until `state` holds.

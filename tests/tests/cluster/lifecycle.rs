@@ -28,7 +28,7 @@ pub(crate) fn kill_and_return(lab: &Lab) -> Result<()> {
         "the node holds no rule of ours: the case shows nothing"
     );
     let restarts = lab.enforcer_restarts(&node.name)?;
-    let pid = lab.enforcer_process(&node)?;
+    let pid = deploy::enforcer_process(&node)?;
     kill(Pid::from_raw(pid), Signal::SIGKILL).context("kill the enforcer")?;
     let killed = lab.kernel(&node)?;
     ensure!(
@@ -89,7 +89,8 @@ pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
         before.iter().all(|kernel| kernel.ours().next().is_some()),
         "a node holds no rule of ours"
     );
-    take_enforcers_away(lab)?;
+    // Without the enforcer its rules stay: only cleanup removes them.
+    lab.send_enforcers_away()?;
     for (node, before) in nodes.iter().zip(&before) {
         ensure!(
             lab.kernel(node)? == *before,
@@ -124,50 +125,10 @@ pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
     let open = differences(lab, shop::before)?;
     ensure!(open.is_empty(), "after cleanup:\n{}", open.join("\n"));
     lab.kubectl(&["delete", "-k", &source::path("config/cleanup")])?;
-    bring_enforcers_back(lab)?;
+    lab.bring_enforcers_back()?;
     lab.until("the shop is closed again", || {
         Ok(differences(lab, shop::after)?.is_empty())
     })
-}
-
-/// Without the enforcer its rules stay: only cleanup removes them.
-fn take_enforcers_away(lab: &Lab) -> Result<()> {
-    let nowhere = r#"{"spec":{"template":{"spec":{"nodeSelector":{"ringfence.dev/nowhere":"true"}}}}}"#;
-    lab.kubectl(&[
-        "-n",
-        "ringfence-system",
-        "patch",
-        "daemonset",
-        "ringfence-enforcer",
-        "-p",
-        nowhere,
-    ])?;
-    let enforcers = [
-        "-n",
-        "ringfence-system",
-        "get",
-        "pods",
-        "-l",
-        "app.kubernetes.io/name=ringfence-enforcer",
-        "-o",
-        "name",
-    ];
-    lab.until("no enforcer runs", || Ok(lab.kubectl(&enforcers)?.is_empty()))
-}
-
-fn bring_enforcers_back(lab: &Lab) -> Result<()> {
-    let everywhere = r#"[{"op":"remove","path":"/spec/template/spec/nodeSelector/ringfence.dev~1nowhere"}]"#;
-    lab.kubectl(&[
-        "-n",
-        "ringfence-system",
-        "patch",
-        "daemonset",
-        "ringfence-enforcer",
-        "--type=json",
-        "-p",
-        everywhere,
-    ])?;
-    deploy::wait_until_ready(&lab.cluster)
 }
 
 pub(crate) fn deleting_everything_at_once(lab: &Lab) -> Result<()> {

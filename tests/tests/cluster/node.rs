@@ -1,9 +1,7 @@
 //! What a node's kernel holds, and the enforcer's process there.
 
 use std::fmt;
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -70,34 +68,6 @@ impl Lab {
         )?;
         lines.extend(sets.lines().map(|line| format!("ipset {line}")));
         Ok(Kernel { lines })
-    }
-
-    /// The host's process id of the node's enforcer.
-    pub(crate) fn enforcer_process(&self, node: &Node) -> Result<i32> {
-        let namespace = fs::metadata(&node.netns)
-            .context("look at the node's network namespace")?
-            .ino();
-        for entry in fs::read_dir("/proc")? {
-            let path = entry?.path();
-            let Some(pid) = path
-                .file_name()
-                .and_then(|name| name.to_str()?.parse::<i32>().ok())
-            else {
-                continue;
-            };
-            // A process that ended meanwhile is none we look for.
-            let Ok(command) = fs::read_to_string(path.join("cmdline")) else {
-                continue;
-            };
-            let Ok(net) = fs::metadata(path.join("ns/net")) else {
-                continue;
-            };
-            let program = command.split('\0').next().unwrap_or_default();
-            if net.ino() == namespace && program.ends_with("ringfence-enforcer") {
-                return Ok(pid);
-            }
-        }
-        anyhow::bail!("no enforcer runs on {}", node.name)
     }
 
     fn enforcer_pod(&self, node: &str) -> Result<Value> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use ringfence_tests::deploy;
-use ringfence_tests::kube_objects::{get, output, pods_of};
+use ringfence_tests::kube_objects::{self, get, output, pods_of};
 use ringfence_tests::source;
 use ringfence_tests::testbed::{Node, exec_in_netns};
 use serde_json::{Value, json};
@@ -138,11 +138,7 @@ fn tear_down(lab: &Lab) -> Result<()> {
 }
 
 fn apply(lab: &Lab, object: &Value) -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("object.json");
-    std::fs::write(&file, object.to_string())?;
-    lab.kubectl(&["apply", "-f", &file.display().to_string()])?;
-    Ok(())
+    kube_objects::apply(&lab.cluster, &object.to_string())
 }
 
 /// A pod whose containers try what their names say, once, and end.
@@ -278,34 +274,12 @@ fn set_enforcers(lab: &Lab, setting: &str) -> Result<()> {
     })
 }
 
-fn send_away(lab: &Lab, away: bool) -> Result<()> {
-    let value = if away { json!("true") } else { Value::Null };
-    let patch = json!({"spec": {"template": {"spec": {"nodeSelector": {"ringfence.dev/nowhere": value}}}}});
-    lab.kubectl(&[
-        "-n",
-        "ringfence-system",
-        "patch",
-        "daemonset",
-        "ringfence-enforcer",
-        "-p",
-        &patch.to_string(),
-    ])?;
-    if !away {
-        return deploy::wait_until_ready(&lab.cluster);
-    }
-    let label = "app.kubernetes.io/name=ringfence-enforcer";
-    lab.until("no enforcer runs", || {
-        let pods = lab.kubectl(&["-n", "ringfence-system", "get", "pods", "-l", label, "-o", "name"])?;
-        Ok(pods.is_empty())
-    })
-}
-
 pub(crate) fn without_an_enforcer_the_setting_decides(lab: &Lab) -> Result<()> {
     let (allowed, forbidden) = set_up(lab)?;
     let counts = (Listener::start(lab, allowed)?, Listener::start(lab, forbidden)?);
     let attempts = [("forbidden", "tcp", forbidden), ("allowed", "tcp", allowed)];
 
-    send_away(lab, true)?;
+    lab.send_enforcers_away()?;
     let pod = starter("closed", "starter", &attempts);
     apply(lab, &pod)?;
     lab.until("the kubelet says why the pod does not start", || {
@@ -326,7 +300,7 @@ pub(crate) fn without_an_enforcer_the_setting_decides(lab: &Lab) -> Result<()> {
         }))
     })?;
     ensure!(results(lab, "closed")?.is_none(), "it started all the same");
-    send_away(lab, false)?;
+    lab.bring_enforcers_back()?;
     let mut ended = None;
     lab.until("the pod starts when the enforcer is back", || {
         ended = results(lab, "closed")?;
@@ -338,7 +312,7 @@ pub(crate) fn without_an_enforcer_the_setting_decides(lab: &Lab) -> Result<()> {
     ensure!(ended == expected, "{ended:?}");
 
     set_enforcers(lab, "CNI_WITHOUT_ENFORCER=open")?;
-    send_away(lab, true)?;
+    lab.send_enforcers_away()?;
     let arrived = (counts.0.arrived(), counts.1.arrived());
     run_to_end(lab, &starter("open", "starter", &attempts))?;
     run_to_end(lab, &starter("open-free", "nobody", &attempts))?;
@@ -346,7 +320,7 @@ pub(crate) fn without_an_enforcer_the_setting_decides(lab: &Lab) -> Result<()> {
         arrived == (counts.0.arrived(), counts.1.arrived()),
         "a pod that nobody knows is held back by the rules that stayed"
     );
-    send_away(lab, false)?;
+    lab.bring_enforcers_back()?;
     lab.kubectl(&["apply", "-k", &source::path("config/default")])?;
     set_enforcers(lab, "CNI_WITHOUT_ENFORCER=closed")?;
     drop(counts);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use ringfence_tests::flows::{Flow, Kind, Server};
-use ringfence_tests::kube_objects::get;
+use ringfence_tests::kube_objects::{self, get};
 use ringfence_tests::probe::{self, all_at_once};
 use ringfence_tests::testbed::AGNHOST_IMAGE;
 use serde_json::Value;
@@ -298,10 +298,7 @@ fn silent(pods: &Pods, talks: &[Talk]) -> Vec<u64> {
 }
 
 fn apply(lab: &Lab, objects: &[String]) -> Result<()> {
-    let folder = tempfile::tempdir().context("make a folder")?;
-    let file = folder.path().join("objects.yaml");
-    std::fs::write(&file, objects.join("\n---\n")).context("write the objects")?;
-    lab.kubectl(&["apply", "-f", &file.to_string_lossy()]).map(drop)
+    kube_objects::apply(&lab.cluster, &objects.join("\n---\n"))
 }
 
 fn addresses(list: &Value, field: Option<&str>) -> Result<Vec<IpAddr>> {

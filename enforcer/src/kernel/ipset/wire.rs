@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ringfence_policy::Protocol;
 
 use crate::names::SetName;
+use crate::netlink;
 use crate::netlink::{
     ACKNOWLEDGE, DUMP, NETWORK_ORDER, REQUEST, attribute, attributes, find, message, nested, number, string,
     text,
@@ -61,7 +61,7 @@ pub(super) fn revision_of(kind: SetKind, family: Family, sequence: u32) -> Vec<u
     let body = [
         attribute(PROTOCOL, &[VERSION]),
         text(TYPE_NAME, kind.ipset()),
-        attribute(FAMILY, &[family_number(family)]),
+        attribute(FAMILY, &[family.number()]),
     ];
     message(TYPE, REQUEST, sequence, 0, &body.concat())
 }
@@ -89,7 +89,7 @@ pub(super) fn create(
         text(NAME, name.as_str()),
         text(TYPE_NAME, kind.ipset()),
         attribute(REVISION, &[revision]),
-        attribute(FAMILY, &[family_number(family)]),
+        attribute(FAMILY, &[family.number()]),
         nested(DATA, &sizes),
     ];
     message(CREATE, REQUEST | ACKNOWLEDGE, sequence, 0, &body.concat())
@@ -131,7 +131,7 @@ fn fields(element: &Element) -> Vec<Vec<u8>> {
     }
     if let Some((protocol, port)) = element.port {
         fields.push(attribute(PORT | NETWORK_ORDER, &port.to_be_bytes()));
-        fields.push(attribute(PROTO, &[protocol_number(protocol)]));
+        fields.push(attribute(PROTO, &[netlink::protocol_number(protocol)]));
     }
     fields.push(attribute(LINE | NETWORK_ORDER, &[0; 4]));
     fields
@@ -172,7 +172,7 @@ pub(super) fn listed(body: &[u8]) -> Option<Listed> {
                 .find(|known| !extended && known.ipset() == kind),
             family: Family::ALL
                 .into_iter()
-                .find(|known| Some(family_number(*known)) == family),
+                .find(|known| Some(known.number()) == family),
             capacity: data.and_then(|data| number(data, CAPACITY)).unwrap_or(0) as usize,
             members: std::sync::Arc::default(),
         }
@@ -217,33 +217,12 @@ fn element(fields: &[u8]) -> Option<Element> {
     let port = match (find(fields, PROTO), find(fields, PORT)) {
         (None, None) => None,
         (Some(protocol), Some(port)) => Some((
-            protocol_of(*protocol.first()?)?,
+            netlink::protocol(*protocol.first()?)?,
             u16::from_be_bytes(*port.first_chunk()?),
         )),
         _ => return None,
     };
     Some(Element { net, port })
-}
-
-fn family_number(family: Family) -> u8 {
-    match family {
-        Family::V4 => 2,
-        Family::V6 => 10,
-    }
-}
-
-fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
-    }
-}
-
-fn protocol_of(number: u8) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .find(|protocol| protocol_number(*protocol) == number)
 }
 
 #[cfg(test)]
