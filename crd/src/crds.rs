@@ -3,7 +3,7 @@
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use crate::{ServiceAccess, ZeroTrustNamespace};
+use crate::{NodeEnforcement, ServiceAccess, ZeroTrustNamespace};
 
 const HEADER: &str =
     "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
@@ -30,15 +30,19 @@ pub fn generate() -> Vec<(String, String)> {
 
 /// The CustomResourceDefinitions as JSON values, finished for the API server.
 pub(crate) fn definitions() -> Vec<Value> {
-    [ZeroTrustNamespace::crd(), ServiceAccess::crd()]
-        .into_iter()
-        .map(|definition| {
-            let mut value = serde_json::to_value(definition).unwrap_or_default();
-            strip_nullable(&mut value);
-            label(&mut value);
-            value
-        })
-        .collect()
+    [
+        ZeroTrustNamespace::crd(),
+        ServiceAccess::crd(),
+        NodeEnforcement::crd(),
+    ]
+    .into_iter()
+    .map(|definition| {
+        let mut value = serde_json::to_value(definition).unwrap_or_default();
+        strip_nullable(&mut value);
+        label(&mut value);
+        value
+    })
+    .collect()
 }
 
 /// A field left out is the one way not to give it: an explicit null would pass CEL's `has` and be taken for a value.

@@ -42,6 +42,10 @@ fn kind(text: &mut String, definition: &Value) {
     );
     rules(text, schema, "");
     for part in ["spec", "status"] {
+        let properties = &schema["properties"][part]["properties"];
+        if properties.as_object().is_none_or(Map::is_empty) {
+            continue;
+        }
         line(text, &format!("\n### {}.{part}\n", word(&names["kind"])));
         line(text, "| field | type | meaning |\n| --- | --- | --- |");
         fields(text, &schema["properties"][part], "");

@@ -3,6 +3,7 @@
 //! ```text
 //! ZeroTrustNamespace ("ztn")  closes: which directions a namespace denies, and a few well-known openings
 //! ServiceAccess      ("sva")  opens:  who may call the pods behind a Service
+//! NodeEnforcement    ("nenf") tells:  what a node's kernel holds
 //! ```
 //!
 //! The Rust types are the source: [`generate`] turns them into the YAML files under `config/crd`, CEL rules
@@ -19,6 +20,7 @@ mod conditions;
 mod crds;
 mod docs;
 mod namespace;
+mod node;
 mod peer;
 mod port;
 mod selector;
@@ -30,6 +32,10 @@ pub use crds::generate;
 pub use docs::reference;
 pub use namespace::{
     Allow, DefaultDeny, Dns, Mode, Monitoring, SameNamespace, ZeroTrustNamespace, ZeroTrustNamespaceSpec,
+};
+pub use node::{
+    AppliedNamespace, LastError, MOST_DROPS, MOST_NAMESPACES, MOST_NOT_APPLIED, NodeEnforcement,
+    NodeEnforcementSpec, NodeEnforcementStatus, NotApplied, TopDrop,
 };
 pub use peer::{NamespacePeer, Peer};
 pub use port::{PodPort, ServicePortRef, TransportProtocol};
