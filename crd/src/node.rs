@@ -1,5 +1,7 @@
 //! NodeEnforcement: what a node's kernel holds, as its enforcer reports it.
 
+#![allow(clippy::duplicated_attributes, reason = "columns of one type repeat the type")]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
