@@ -1,6 +1,7 @@
 //! The program that runs on a node: watches in, kernel out.
 
 mod pod_starts;
+mod reporting;
 
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
@@ -10,6 +11,7 @@ use ringfence_telemetry::health::Check;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::reporting::Reporting;
 use crate::cluster::{Cluster, Kind, Update};
 use crate::cni::service::Service;
 use crate::conntrack::Judge;
@@ -21,6 +23,7 @@ use crate::kernel::{Listening, LocalKernel, News, Tools, Variant, remove_rules};
 use crate::metrics::Counters;
 use crate::options::Options;
 use crate::plan::Planner;
+use crate::report::writer::Writer;
 use crate::revoke::Revoker;
 use crate::ruleset::{Family, Touched};
 
@@ -64,6 +67,8 @@ pub struct Settings {
     pub news: Option<News>,
     /// Who tells of dropped packets; `None` is nobody.
     pub drops: Option<Desk>,
+    /// Who reports what the kernel holds; `None` is nobody.
+    pub report: Option<Writer>,
     /// What is counted.
     pub counters: Counters,
     /// When the program started.
@@ -84,6 +89,8 @@ pub struct Agent {
     settled: bool,
     /// When the changes that wait began, and when they will be acted on.
     due: Option<(Instant, Instant)>,
+    /// When the oldest change came that the kernel does not hold yet.
+    waiting: Option<Instant>,
     failures: u32,
     news: Option<Listening>,
     /// When to look at the kernel because of news.
@@ -93,6 +100,7 @@ pub struct Agent {
     plugin: Option<Service>,
     /// The node has no pod ranges, as far as is known.
     no_ranges: bool,
+    reporting: Reporting,
 }
 
 impl Agent {
@@ -106,7 +114,9 @@ impl Agent {
             .conntrack
             .take()
             .map(|conntrack| Revoker::start(conntrack, mark, families, counters));
+        let reporting = Reporting::new(settings.report.take(), settings.variant, &settings.families);
         Self {
+            reporting,
             cluster: Cluster::new(settings.node.clone()),
             planner: Planner::new(&settings.families, &settings.options),
             settings,
@@ -114,6 +124,7 @@ impl Agent {
             engine: Engine::new(kernel),
             settled: false,
             due: None,
+            waiting: None,
             failures: 0,
             news: None,
             look: None,
@@ -155,6 +166,8 @@ impl Agent {
             let look = self.look.filter(|_| due.is_none());
             // Nothing may wait for an enforcer that has never got its rules written.
             let serves = self.settled && self.plugin.is_some();
+            let report = self.reporting.due();
+            self.reporting.pulse();
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 batch = updates.next() => match batch {
@@ -168,9 +181,13 @@ impl Agent {
                     self.looked = Some(Instant::now());
                     self.audit();
                 }
+                () = sleep_until(report.unwrap_or_else(Instant::now)), if report.is_some() => self.report(),
                 _ = audit.tick() => self.audit(),
                 sighting = sighted(&mut drops) => match (sighting, &mut drops) {
-                    (Some(sighting), Some(desk)) => desk.tell(&sighting, &self.cluster),
+                    (Some(sighting), Some(desk)) => {
+                        let story = desk.tell(&sighting, &self.cluster);
+                        self.reporting.dropped(&story);
+                    }
                     _ => drops = None,
                 },
                 call = pod_starts::next_call(&mut self.plugin) => self.hear(call),
@@ -209,6 +226,9 @@ impl Agent {
 
     fn take(&mut self, batch: Vec<Update>) {
         let changed = self.cluster.apply_all(batch);
+        if self.cluster.take_new_versions() {
+            self.reporting.ask();
+        }
         let policies = self.cluster.count(Kind::Policy);
         self.settings.counters.policies.set(as_gauge(policies));
         let missing = self.cluster.missing();
@@ -226,6 +246,7 @@ impl Agent {
     fn schedule(&mut self) {
         if self.cluster.missing().is_empty() {
             let now = Instant::now();
+            self.waiting.get_or_insert(now);
             let since = self.due.map_or(now, |(since, _)| since);
             self.due = Some((since, (now + QUIET).min(since + AT_MOST)));
         }
@@ -248,15 +269,17 @@ impl Agent {
                 self.failures = 0;
                 self.settings.ready.ok();
                 self.settings.counters.syncs.inc();
-                self.settings
-                    .counters
-                    .duration
-                    .observe(started.elapsed().as_secs_f64());
+                // A repair is nobody's change.
+                if let Some(since) = self.waiting.take() {
+                    let took = since.elapsed().as_secs_f64();
+                    self.settings.counters.change_to_kernel.observe(took);
+                }
                 if self.settings.counters.start_to_sync.get() == 0.0 {
                     let since = self.settings.started.elapsed().as_secs_f64();
                     self.settings.counters.start_to_sync.set(since);
                 }
                 self.settings.counters.last_sync.set(now());
+                self.reporting.synced();
                 tracing::debug!(writes, elapsed = ?started.elapsed(), "the kernel holds what the policies say");
                 self.answer();
             }
@@ -350,6 +373,7 @@ impl Agent {
         self.failures = self.failures.saturating_add(1);
         self.settings.counters.error(error.name());
         self.settings.ready.failed(format!("{}: {error}", error.name()));
+        self.reporting.failed(error);
         tracing::error!(%error, ?pause, "the kernel does not hold what the policies say; trying again");
         let again = Instant::now() + pause;
         self.due = Some((again, again));

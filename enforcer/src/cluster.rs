@@ -6,11 +6,12 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use ringfence_policy::{
-    Compiled, Direction, Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver,
+    Compiled, Direction, Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver, Version,
 };
 
 use crate::cni::message::Sandbox;
 use crate::plan::Stale;
+use crate::report::Versions;
 use crate::starts::Starts;
 
 /// A kind of object that is watched.
@@ -74,6 +75,8 @@ pub enum Update {
     Upsert(Object),
     /// An object is there, but what it says cannot be read: it stays what it was, or is this if it never was.
     Unreadable(Object),
+    /// An object that was just told of is this version of it.
+    Version(Kind, ObjectKey, Version),
     /// The namespace is there, and is being deleted.
     Terminating(String),
     /// The node of this name gives its pods addresses of these ranges.
@@ -115,6 +118,7 @@ pub struct Cluster {
     stale: Stale,
     /// What the node itself says of its pods' addresses.
     starts: Starts,
+    versions: Versions,
 }
 
 impl Cluster {
@@ -132,6 +136,7 @@ impl Cluster {
             listed: [false; 4],
             stale: Stale::default(),
             starts: Starts::default(),
+            versions: Versions::default(),
         }
     }
 
@@ -196,10 +201,18 @@ impl Cluster {
             Update::Unreadable(stand_in) => {
                 let (kind, key) = (stand_in.kind(), stand_in.key());
                 self.seen(kind, &key);
+                if kind == Kind::Policy {
+                    self.versions.unreadable(key.clone());
+                }
                 if !self.known[kind as usize].contains(&key) {
                     self.upsert(stand_in, news);
                 }
             }
+            Update::Version(Kind::Policy, key, version) => self.versions.policy(key, version),
+            Update::Version(Kind::Node, key, version) if key.name == self.node => {
+                self.versions.own_node(Some(version.uid));
+            }
+            Update::Version(..) => {}
             Update::Terminating(namespace) => {
                 self.leaving.insert(namespace);
             }
@@ -231,6 +244,21 @@ impl Cluster {
     /// What the policies mean for the node's pods. Of no use before [`Cluster::missing`] is empty.
     pub fn policies(&self) -> NodePolicies {
         self.resolver.node_policies()
+    }
+
+    /// The versions of the policies and of the own node.
+    pub fn versions(&self) -> &Versions {
+        &self.versions
+    }
+
+    /// Whether any version changed since this was last asked.
+    pub fn take_new_versions(&mut self) -> bool {
+        self.versions.take_changed()
+    }
+
+    /// What the policies mean for the node's pods, flat.
+    pub fn meaning(&self) -> &Compiled {
+        self.resolver.compiled()
     }
 
     /// The pod that has an address.
@@ -303,12 +331,18 @@ impl Cluster {
                 self.starts.gone(key);
                 news.events.push(Event::PodGone(key.clone()));
             }
-            Kind::Policy => news.events.push(Event::PolicyGone(key.clone())),
+            Kind::Policy => {
+                self.versions.policy_gone(key);
+                news.events.push(Event::PolicyGone(key.clone()));
+            }
             Kind::Namespace => {
                 self.leaving.insert(key.name.clone());
                 news.events.push(Event::NamespaceGone(key.name.clone()));
             }
-            Kind::Node if key.name == self.node => self.move_to(Vec::new(), news),
+            Kind::Node if key.name == self.node => {
+                self.versions.own_node(None);
+                self.move_to(Vec::new(), news);
+            }
             Kind::Node => {}
         }
     }

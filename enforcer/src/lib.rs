@@ -63,6 +63,7 @@ pub mod observe;
 pub mod options;
 pub mod plan;
 pub mod render;
+pub mod report;
 pub mod revoke;
 pub mod rules;
 pub mod ruleset;

@@ -17,6 +17,7 @@ use ringfence_enforcer::kernel::{News, Tools, Variant, cleanup, detect};
 use ringfence_enforcer::metrics::{Counters, Writes};
 use ringfence_enforcer::node::{self, Finding, Level};
 use ringfence_enforcer::options::Options;
+use ringfence_enforcer::report::writer::Writer;
 use ringfence_enforcer::watch;
 use ringfence_telemetry::api_requests::ApiRequests;
 use ringfence_telemetry::client::{self, Limits};
@@ -151,7 +152,10 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         // Nobody tells of changes to these.
         Variant::Legacy => None,
     };
+    let namespace = args.own_namespace.as_deref();
+    let report = Some(Writer::start(&client, &args.node_name, namespace, &counters));
     let settings = Settings {
+        report,
         node: args.node_name,
         own_namespace: args.own_namespace,
         variant,

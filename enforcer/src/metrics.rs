@@ -82,6 +82,11 @@ struct DroppedBy {
 /// The most series of dropped packets: what more policies drop is counted under the policy `other`.
 const MOST_DROPPED_BY: usize = 1_000;
 
+/// Where the time from change to kernel is counted apart: finest around the 10 to 50 ms that changes wait for each other.
+const CHANGE_TO_KERNEL: [f64; 15] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
 /// Everything that the enforcer counts.
 #[derive(Debug, Clone)]
 pub struct Counters {
@@ -89,8 +94,8 @@ pub struct Counters {
     pub writes: Writes,
     /// Times that the kernel was brought to what is wanted.
     pub syncs: Counter,
-    /// How long one took, from the world to the kernel, in seconds.
-    pub duration: Histogram,
+    /// How old the oldest change was when the kernel came to hold it, in seconds.
+    pub change_to_kernel: Histogram,
     /// How long a pod's start waited for its rules, in seconds.
     pub pod_start_wait: Histogram,
     /// How long the first one came after the start, in seconds.
@@ -126,7 +131,7 @@ impl Default for Counters {
         Self {
             writes: Writes::default(),
             syncs: Counter::default(),
-            duration: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
+            change_to_kernel: Histogram::new(CHANGE_TO_KERNEL),
             pod_start_wait: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             start_to_sync: Gauge::default(),
             last_sync: Gauge::default(),
@@ -225,10 +230,10 @@ impl Counters {
             self.syncs.clone(),
         );
         registry.register_with_unit(
-            "ringfence_enforcer_sync_duration",
-            "Time from a changed cluster to the kernel holding it",
+            "ringfence_enforcer_change_to_kernel",
+            "Time from the arrival of a change at the enforcer to the kernel holding it; of changes that are written together, the oldest's",
             Unit::Seconds,
-            self.duration.clone(),
+            self.change_to_kernel.clone(),
         );
         registry.register(
             "ringfence_enforcer_start_to_sync_seconds",

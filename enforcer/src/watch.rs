@@ -7,10 +7,11 @@ use futures::{Stream, StreamExt};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
-use ringfence_policy::{Namespace, Node, ObjectKey, Pod, Policy};
+use ringfence_policy::{Namespace, Node, ObjectKey, Pod, Policy, Version};
 use serde::de::DeserializeOwned;
 
 use crate::cluster::{Kind, Object, Update};
@@ -56,21 +57,35 @@ fn node(node: &core::Node) -> Vec<Update> {
     let ranges: BTreeSet<IpNet> = ranges.filter_map(|range| range.parse().ok()).collect();
     vec![
         Update::Upsert(Object::Node(Node::from_api(node))),
+        version(Kind::Node, &node.metadata),
         Update::PodRanges(node.name_any(), ranges.into_iter().collect()),
     ]
 }
 
 fn policy(policy: &networking::NetworkPolicy) -> Vec<Update> {
-    vec![match Policy::from_api(policy) {
-        Ok(policy) => Update::Upsert(Object::Policy(policy)),
+    match Policy::from_api(policy) {
+        Ok(read) => vec![
+            Update::Upsert(Object::Policy(read)),
+            version(Kind::Policy, &policy.metadata),
+        ],
         Err(error) => {
             tracing::error!(
                 %error,
                 "a NetworkPolicy cannot be read: what it said before stays in force, or else it allows nothing"
             );
-            Update::Unreadable(Object::Policy(Policy::closed(policy)))
+            vec![Update::Unreadable(Object::Policy(Policy::closed(policy)))]
         }
-    }]
+    }
+}
+
+fn version(kind: Kind, object: &ObjectMeta) -> Update {
+    let version = Version {
+        uid: object.uid.clone().unwrap_or_default(),
+        generation: object.generation.unwrap_or_default(),
+    };
+    let name = object.name.clone().unwrap_or_default();
+    let key = ObjectKey::new(object.namespace.clone().unwrap_or_default(), name);
+    Update::Version(kind, key, version)
 }
 
 fn kind<K>(

@@ -16,6 +16,7 @@
 //! The rules come from the upstream type documentation of `networking.k8s.io/v1` `NetworkPolicy`. Where that text leaves
 //! something open, the choice made here is documented at the type that makes it.
 
+mod applied;
 mod convert;
 mod coverage;
 mod digest;
@@ -31,6 +32,7 @@ mod service;
 pub mod testing;
 mod world;
 
+pub use applied::{Version, applied_digest};
 pub use convert::InvalidPolicy;
 pub use coverage::{
     Coverage, DirectionCoverage, Opening, Openness, PodCoverage, Reopening, coverage, isolating,

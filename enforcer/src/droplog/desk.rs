@@ -50,8 +50,9 @@ impl Desk {
         self.sightings.recv().await
     }
 
-    /// Tells of packets, with the names that the cluster has for them now. Waits for nobody.
-    pub fn tell(&mut self, sighting: &Sighting, cluster: &Cluster) {
+    /// Tells of packets, with the names that the cluster has for them now. Waits for nobody. Returns what was
+    /// told.
+    pub fn tell(&mut self, sighting: &Sighting, cluster: &Cluster) -> Story {
         let packet = sighting.packet;
         let own = match packet.direction {
             Direction::Egress => packet.source,
@@ -81,6 +82,7 @@ impl Desk {
         {
             self.counters.drop_log_lost();
         }
+        story
     }
 }
 

@@ -34,7 +34,12 @@ fn writes(lab: &Lab) -> Result<BTreeMap<String, u64>> {
 
 /// The API server's own count of writes to what our programs could write, Leases aside.
 fn api_server_write(line: &str) -> Option<(String, u64)> {
-    let ours = ["networkpolicies", "zerotrustnamespaces", "serviceaccesses"];
+    let ours = [
+        "networkpolicies",
+        "zerotrustnamespaces",
+        "serviceaccesses",
+        "nodeenforcements",
+    ];
     let counted = line.starts_with("apiserver_request_total{")
         && is_write(line)
         && ours

@@ -9,6 +9,7 @@ mod lab;
 mod lifecycle;
 mod node;
 mod pod_start;
+mod report;
 mod revocation;
 mod roll_out;
 mod seen;
@@ -54,6 +55,10 @@ const CASES: &[(&str, Case)] = &[
     (
         "drift::a_service_that_disappears_closes_its_path_and_says_so",
         drift::a_missing_service_closes,
+    ),
+    (
+        "report::every_node_reports_what_its_kernel_holds",
+        report::every_node_reports_what_its_kernel_holds,
     ),
     (
         "seen::a_dropped_packet_is_told_of_by_a_line_a_counter_and_an_event",

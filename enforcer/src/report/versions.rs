@@ -1,0 +1,66 @@
+//! Which versions of objects the cluster consists of, for those who ask whether the kernel holds them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ringfence_policy::{ObjectKey, Version, applied_digest};
+
+/// The versions of the policies and of the own node, as the watches tell them.
+#[derive(Debug, Default)]
+pub struct Versions {
+    policies: BTreeMap<ObjectKey, Version>,
+    unreadable: BTreeSet<ObjectKey>,
+    node: Option<String>,
+    changed: bool,
+}
+
+impl Versions {
+    /// A policy is this version, and it can be read.
+    pub fn policy(&mut self, key: ObjectKey, version: Version) {
+        self.changed |= self.unreadable.remove(&key);
+        self.changed |= self.policies.get(&key) != Some(&version);
+        self.policies.insert(key, version);
+    }
+
+    /// A policy is there and cannot be read: what the kernel holds is none of its versions that the API knows.
+    pub fn unreadable(&mut self, key: ObjectKey) {
+        self.policies.remove(&key);
+        self.changed |= self.unreadable.insert(key);
+    }
+
+    /// A policy is gone.
+    pub fn policy_gone(&mut self, key: &ObjectKey) {
+        self.changed |= self.policies.remove(key).is_some() | self.unreadable.remove(key);
+    }
+
+    /// The own node is there with this UID, or it is gone.
+    pub fn own_node(&mut self, uid: Option<String>) {
+        self.changed |= self.node != uid;
+        self.node = uid;
+    }
+
+    /// The UID of the own node.
+    pub fn node_uid(&self) -> Option<&str> {
+        self.node.as_deref()
+    }
+
+    /// Whether any version changed since this was last asked.
+    pub fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// The digest of a namespace's policies, and how many they are.
+    pub fn digest(&self, namespace: &str) -> (String, usize) {
+        let policies = self
+            .policies
+            .range(ObjectKey::new(namespace, "")..)
+            .take_while(|(key, _)| key.namespace == namespace);
+        let count = policies.clone().count();
+        let digest = applied_digest(policies.map(|(key, version)| (key.name.as_str(), version)));
+        (digest, count)
+    }
+
+    /// The policies that cannot be read.
+    pub fn unreadables(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.unreadable.iter()
+    }
+}

@@ -1,0 +1,105 @@
+//! What each node's enforcer reports of it.
+
+use anyhow::{Context, Result, ensure};
+use ringfence_policy::{Version, applied_digest};
+use serde_json::Value;
+
+use crate::lab::Lab;
+
+const SHOP: &str = "production";
+
+pub(crate) fn every_node_reports_what_its_kernel_holds(lab: &Lab) -> Result<()> {
+    lab.close_shop()?;
+    lab.until("every node reports the policies that are in the API", || {
+        agree(lab)
+    })?;
+    let before = applied(lab)?;
+    let policy = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"one-more"},"spec":{"podSelector":{}}}"#;
+    let file = tempfile::NamedTempFile::new().context("a file for a policy")?;
+    std::fs::write(file.path(), policy).context("write the policy")?;
+    let path = file.path().to_string_lossy().into_owned();
+    lab.kubectl(&["-n", SHOP, "apply", "-f", &path])?;
+    lab.until("the reports follow the change", || {
+        Ok(agree(lab)? && applied(lab)? != before)
+    })?;
+    lab.kubectl(&["-n", SHOP, "delete", "networkpolicy", "one-more"])?;
+    lab.until("the reports are what they were", || {
+        Ok(agree(lab)? && applied(lab)? == before)
+    })?;
+    owned_and_alive(lab)
+}
+
+/// Each object belongs to its node, and each enforcer's Lease is renewed.
+fn owned_and_alive(lab: &Lab) -> Result<()> {
+    for report in reports(lab)? {
+        let owner = &report["metadata"]["ownerReferences"][0];
+        ensure!(
+            owner["kind"] == "Node" && owner["name"] == report["metadata"]["name"],
+            "{owner}"
+        );
+        let status = &report["status"];
+        ensure!(
+            status["rules"].as_i64() > Some(0) && status["lastError"].is_null(),
+            "{status}"
+        );
+    }
+    let first = leases(lab)?;
+    ensure!(first.len() == lab.cluster.nodes().len(), "Leases: {first:?}");
+    lab.until("every Lease is renewed", || {
+        Ok(leases(lab)?.iter().zip(&first).all(|(now, then)| now > then))
+    })
+}
+
+/// Every node reports, and where it has pods of the shop it holds exactly the policies that the API server has.
+fn agree(lab: &Lab) -> Result<bool> {
+    let list = ["-n", SHOP, "get", "networkpolicies", "-o", "json"];
+    let list: Value = serde_json::from_str(&lab.kubectl(&list)?)?;
+    let policies: Vec<(String, Version)> = items(&list)
+        .map(|policy| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let version = Version {
+                uid: text(&policy["metadata"]["uid"]),
+                generation: policy["metadata"]["generation"].as_i64().unwrap_or_default(),
+            };
+            (text(&policy["metadata"]["name"]), version)
+        })
+        .collect();
+    let wanted = applied_digest(policies.iter().map(|(name, version)| (name.as_str(), version)));
+    let held = applied(lab)?;
+    let all_report = reports(lab)?.len() == lab.cluster.nodes().len();
+    Ok(all_report && !held.is_empty() && held.iter().all(|digest| *digest == wanted))
+}
+
+/// The digests of the shop's policies that nodes report.
+fn applied(lab: &Lab) -> Result<Vec<String>> {
+    let digests = reports(lab)?.into_iter().flat_map(|report| {
+        let namespaces = report["status"]["namespaces"].as_array().cloned();
+        let shops = namespaces.into_iter().flatten().filter(|it| it["name"] == SHOP);
+        shops
+            .filter_map(|it| it["digest"].as_str().map(str::to_owned))
+            .collect::<Vec<_>>()
+    });
+    Ok(digests.collect())
+}
+
+fn reports(lab: &Lab) -> Result<Vec<Value>> {
+    let list: Value = serde_json::from_str(&lab.kubectl(&["get", "nodeenforcements", "-o", "json"])?)?;
+    Ok(items(&list).cloned().collect())
+}
+
+/// When each enforcer's Lease was last renewed.
+fn leases(lab: &Lab) -> Result<Vec<String>> {
+    let list = ["-n", "ringfence-system", "get", "leases", "-o", "json"];
+    let list: Value = serde_json::from_str(&lab.kubectl(&list)?)?;
+    let of_enforcers = items(&list).filter(|lease| {
+        let name = lease["metadata"]["name"].as_str();
+        name.is_some_and(|name| name.starts_with("ringfence-enforcer-"))
+    });
+    Ok(of_enforcers
+        .filter_map(|lease| lease["spec"]["renewTime"].as_str().map(str::to_owned))
+        .collect())
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list["items"].as_array().into_iter().flatten()
+}
