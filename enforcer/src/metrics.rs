@@ -160,6 +160,11 @@ impl Counters {
         self.errors.get_or_create(&ErrorName { error: name }).inc();
     }
 
+    /// Errors of this name so far.
+    pub fn errors(&self, name: &'static str) -> u64 {
+        self.errors.get_or_create(&ErrorName { error: name }).get()
+    }
+
     /// Connections were looked at, and it took so long.
     pub fn walked(&self, walked: &Walked, took: Duration) {
         self.walks.observe(took.as_secs_f64());

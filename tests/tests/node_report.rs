@@ -107,6 +107,14 @@ async fn a_report_waits_for_its_kind_goes_with_its_node_and_is_written_only_when
     let changed = until("the second report", async || told(&second).await).await;
     assert_eq!(changed.owner_references(), owners);
 
+    // Whoever deletes it gets it back: at once with the next report, and with nothing new to tell, a little later.
+    reports.delete(NODE, &DeleteParams::default()).await.unwrap();
+    let second = status(&node, 4);
+    writer.tell(second.clone());
+    until("the report that was deleted", async || told(&second).await).await;
+    reports.delete(NODE, &DeleteParams::default()).await.unwrap();
+    until("the same report again", async || told(&second).await).await;
+
     // The node comes back as another.
     writer.be_silent();
     nodes.delete(NODE, &DeleteParams::default()).await.unwrap();

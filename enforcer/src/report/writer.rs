@@ -96,6 +96,11 @@ async fn report(
                 failing = false;
                 sleep(PAUSE).await;
             }
+            // Somebody deleted it: it is made again at once.
+            Err(kube::Error::Api(status)) if status.is_not_found() && made_for.is_some() => {
+                made_for = None;
+                reports.mark_changed();
+            }
             Err(error) => {
                 counters.error("ReportFailed");
                 if !std::mem::replace(&mut failing, true) {
