@@ -3,7 +3,7 @@
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use crate::{NodeEnforcement, ServiceAccess, ZeroTrustNamespace};
+use crate::{AuditNetworkPolicy, NodeEnforcement, ServiceAccess, ZeroTrustNamespace};
 
 const HEADER: &str =
     "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
@@ -33,6 +33,7 @@ pub(crate) fn definitions() -> Vec<Value> {
     [
         ZeroTrustNamespace::crd(),
         ServiceAccess::crd(),
+        AuditNetworkPolicy::crd(),
         NodeEnforcement::crd(),
     ]
     .into_iter()

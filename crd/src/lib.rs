@@ -3,6 +3,7 @@
 //! ```text
 //! ZeroTrustNamespace ("ztn")  closes: which directions a namespace denies, and a few well-known openings
 //! ServiceAccess      ("sva")  opens:  who may call the pods behind a Service
+//! AuditNetworkPolicy ("anp")  tries:  what a NetworkPolicy would drop
 //! NodeEnforcement    ("nenf") tells:  what a node's kernel holds
 //! ```
 //!
@@ -16,6 +17,7 @@
 )]
 
 mod access;
+mod audit;
 mod conditions;
 mod crds;
 mod docs;
@@ -27,6 +29,7 @@ mod selector;
 mod status;
 
 pub use access::{ServiceAccess, ServiceAccessSpec, TargetKind, TargetRef};
+pub use audit::{AuditNetworkPolicy, AuditNetworkPolicySpec};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use crds::generate;
 pub use docs::reference;
