@@ -37,8 +37,8 @@ pub use namespace::{
     Allow, DefaultDeny, Dns, Mode, Monitoring, SameNamespace, ZeroTrustNamespace, ZeroTrustNamespaceSpec,
 };
 pub use node::{
-    AppliedNamespace, LastError, MOST_DROPS, MOST_NAMESPACES, MOST_NOT_APPLIED, NodeEnforcement,
-    NodeEnforcementSpec, NodeEnforcementStatus, NotApplied, TopDrop,
+    AppliedNamespace, AuditedNamespace, LastError, MOST_DROPS, MOST_NAMESPACES, MOST_NOT_APPLIED,
+    NodeEnforcement, NodeEnforcementSpec, NodeEnforcementStatus, NotApplied, TopDrop,
 };
 pub use peer::{NamespacePeer, Peer};
 pub use port::{PodPort, ServicePortRef, TransportProtocol};

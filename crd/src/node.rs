@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub const MOST_NAMESPACES: usize = 1000;
 /// The most entries of what is not applied.
 pub const MOST_NOT_APPLIED: usize = 20;
-/// The most entries of what is dropped.
+/// The most entries of what is dropped, and of what would be.
 pub const MOST_DROPS: usize = 10;
 
 /// Nothing is asked of a node here.
@@ -134,6 +134,11 @@ pub struct NodeEnforcementStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MOST_DROPS))]
     pub top_drops: Vec<TopDrop>,
+
+    /// The connections that AuditNetworkPolicies would drop or end most of late: at most 10 entries. Nothing happens to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MOST_DROPS))]
+    pub top_would_drops: Vec<TopDrop>,
 }
 
 /// A namespace with pods on the node.
@@ -150,6 +155,27 @@ pub struct AppliedNamespace {
     pub policies: i32,
     /// Pods of this namespace on the node that policies can apply to.
     pub pods: i32,
+    /// What the AuditNetworkPolicies of this namespace are found to do on the node; absent where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditedNamespace>,
+}
+
+/// What the AuditNetworkPolicies of a namespace would do on a node, were they NetworkPolicies.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditedNamespace {
+    /// A digest of the AuditNetworkPolicies that connections are judged by, each by name, UID and generation.
+    #[schemars(length(max = 63))]
+    pub digest: String,
+    /// How many they are.
+    pub policies: i32,
+    /// Connections of pods of this namespace on the node that would have been dropped or ended since `since`.
+    pub findings: i64,
+    /// When the last of them was found; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_finding_time: Option<Time>,
+    /// Since when connections are judged by these policies, without a break.
+    pub since: Time,
 }
 
 /// Something that the kernel does not hold as it is in the API.
@@ -184,7 +210,8 @@ pub struct LastError {
 /// Packets that are alike and were dropped.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 pub struct TopDrop {
-    /// What became of them: `dropped`, or `would-drop` where only an AuditNetworkPolicy objects.
+    /// What became of them: `dropped`; or nothing, where only an AuditNetworkPolicy objects: `would-drop`, a connection that
+    /// began, and `would-end`, one that was there before the policies said so.
     #[schemars(length(max = 63))]
     pub verdict: String,
     /// Whose policies: `egress` are the source's, `ingress` the destination's.
@@ -202,6 +229,7 @@ pub struct TopDrop {
     /// The destination's port, where the protocol has ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<i32>,
-    /// How many were logged in the last minutes; the kernel logs a part of many.
+    /// How many packets were logged in the last minutes (the kernel logs a part of many); of what would be dropped or ended,
+    /// how many connections.
     pub packets: i64,
 }

@@ -1,5 +1,6 @@
 //! The program that runs on a node: watches in, kernel out.
 
+mod auditing;
 mod pod_starts;
 mod reporting;
 
@@ -11,7 +12,9 @@ use ringfence_telemetry::health::Check;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::auditing::Auditing;
 use self::reporting::Reporting;
+use crate::audit::Auditor;
 use crate::cluster::{Cluster, Kind, Update};
 use crate::cni::service::Service;
 use crate::conntrack::Judge;
@@ -67,6 +70,8 @@ pub struct Settings {
     pub news: Option<News>,
     /// Who tells of dropped packets; `None` is nobody.
     pub drops: Option<Desk>,
+    /// Who judges connections by policies on trial; `None` is nobody.
+    pub auditor: Option<Auditor>,
     /// Who reports what the kernel holds; `None` is nobody.
     pub report: Option<Writer>,
     /// What is counted.
@@ -101,6 +106,7 @@ pub struct Agent {
     /// The node has no pod ranges, as far as is known.
     no_ranges: bool,
     reporting: Reporting,
+    auditing: Auditing,
 }
 
 impl Agent {
@@ -115,8 +121,10 @@ impl Agent {
             .take()
             .map(|conntrack| Revoker::start(conntrack, mark, families, counters));
         let reporting = Reporting::new(settings.report.take(), settings.variant, &settings.families);
+        let auditing = Auditing::new(settings.auditor.take());
         Self {
             reporting,
+            auditing,
             cluster: Cluster::new(settings.node.clone()),
             planner: Planner::new(&settings.families, &settings.options),
             settings,
@@ -167,6 +175,7 @@ impl Agent {
             // Nothing may wait for an enforcer that has never got its rules written.
             let serves = self.settled && self.plugin.is_some();
             let report = self.reporting.due();
+            let trial = self.auditing.due();
             self.reporting.pulse();
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -182,11 +191,12 @@ impl Agent {
                     self.audit();
                 }
                 () = sleep_until(report.unwrap_or_else(Instant::now)), if report.is_some() => self.report(),
+                () = sleep_until(trial.unwrap_or_else(Instant::now)), if trial.is_some() => self.try_out(),
                 _ = audit.tick() => self.audit(),
                 sighting = sighted(&mut drops) => match (sighting, &mut drops) {
                     (Some(sighting), Some(desk)) => {
                         let story = desk.tell(&sighting, &self.cluster);
-                        self.reporting.dropped(&story);
+                        self.reporting.refused(&story);
                     }
                     _ => drops = None,
                 },
@@ -228,6 +238,9 @@ impl Agent {
         let changed = self.cluster.apply_all(batch);
         if self.cluster.take_new_versions() {
             self.reporting.ask();
+        }
+        if self.cluster.take_trial_changed() {
+            self.auditing.changed();
         }
         let policies = self.cluster.count(Kind::Policy);
         self.settings.counters.policies.set(as_gauge(policies));

@@ -1,6 +1,8 @@
 //! The cluster as the watches tell it: events in, what the policies mean for this node out. Keeps of each object only what
 //! decides about traffic.
 
+pub mod trial;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
@@ -9,6 +11,7 @@ use ringfence_policy::{
     Compiled, Direction, Event, Namespace, Node, NodePolicies, ObjectKey, Pod, Policy, Resolver, Version,
 };
 
+use self::trial::Trial;
 use crate::cni::message::Sandbox;
 use crate::plan::Stale;
 use crate::report::Versions;
@@ -25,11 +28,15 @@ pub enum Kind {
     Node,
     /// NetworkPolicies of any origin.
     Policy,
+    /// AuditNetworkPolicies. A cluster may not know the kind: nothing waits for them.
+    Audit,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 4] = [Self::Pod, Self::Namespace, Self::Node, Self::Policy];
+    pub const ALL: [Self; 5] = [Self::Pod, Self::Namespace, Self::Node, Self::Policy, Self::Audit];
+    /// Every kind that must be listed before anything is written.
+    pub const NEEDED: [Self; 4] = [Self::Pod, Self::Namespace, Self::Node, Self::Policy];
 }
 
 /// An object, reduced to what matters.
@@ -43,6 +50,8 @@ pub enum Object {
     Node(Node),
     /// A policy.
     Policy(Policy),
+    /// A policy on trial.
+    Audit(Policy),
 }
 
 impl Object {
@@ -52,6 +61,7 @@ impl Object {
             Self::Namespace(_) => Kind::Namespace,
             Self::Node(_) => Kind::Node,
             Self::Policy(_) => Kind::Policy,
+            Self::Audit(_) => Kind::Audit,
         }
     }
 
@@ -61,7 +71,7 @@ impl Object {
             Self::Pod(pod) => pod.key.clone(),
             Self::Namespace(namespace) => ObjectKey::new("", namespace.name.clone()),
             Self::Node(node) => ObjectKey::new("", node.name.clone()),
-            Self::Policy(policy) => policy.key.clone(),
+            Self::Policy(policy) | Self::Audit(policy) => policy.key.clone(),
         }
     }
 }
@@ -108,17 +118,18 @@ pub struct Cluster {
     ranges: Vec<IpNet>,
     resolver: Resolver,
     /// The objects there are, kind by kind.
-    known: [BTreeSet<ObjectKey>; 4],
+    known: [BTreeSet<ObjectKey>; 5],
     /// Namespaces that are being deleted, or were.
     leaving: BTreeSet<String>,
     /// The objects that a list in progress has named.
-    listing: [Option<BTreeSet<ObjectKey>>; 4],
-    listed: [bool; 4],
+    listing: [Option<BTreeSet<ObjectKey>>; 5],
+    listed: [bool; 5],
     /// What the policies mean differently since this was last asked.
     stale: Stale,
     /// What the node itself says of its pods' addresses.
     starts: Starts,
     versions: Versions,
+    trial: Trial,
 }
 
 impl Cluster {
@@ -133,10 +144,11 @@ impl Cluster {
             known: Default::default(),
             leaving: BTreeSet::new(),
             listing: Default::default(),
-            listed: [false; 4],
+            listed: [false; 5],
             stale: Stale::default(),
             starts: Starts::default(),
             versions: Versions::default(),
+            trial: Trial::default(),
         }
     }
 
@@ -153,6 +165,10 @@ impl Cluster {
             self.take(update, &mut news);
         }
         let changed = self.happen(news.events);
+        if news.moved {
+            self.trial.touch();
+        }
+        self.trial.settle(&self.resolver);
         news.moved || changed
     }
 
@@ -186,6 +202,8 @@ impl Cluster {
     }
 
     fn happen(&mut self, events: impl IntoIterator<Item = Event>) -> bool {
+        let events: Vec<Event> = events.into_iter().collect();
+        self.trial.happen(&events);
         let changes = self.resolver.apply_all(events);
         self.stale.note(&changes);
         !changes.is_empty()
@@ -209,6 +227,7 @@ impl Cluster {
                 }
             }
             Update::Version(Kind::Policy, key, version) => self.versions.policy(key, version),
+            Update::Version(Kind::Audit, key, version) => self.versions.audit(key, version),
             Update::Version(Kind::Node, key, version) if key.name == self.node => {
                 self.versions.own_node(Some(version.uid));
             }
@@ -235,7 +254,7 @@ impl Cluster {
 
     /// The kinds that no complete list has been received of.
     pub fn missing(&self) -> Vec<Kind> {
-        Kind::ALL
+        Kind::NEEDED
             .into_iter()
             .filter(|kind| !self.listed[*kind as usize])
             .collect()
@@ -268,13 +287,31 @@ impl Cluster {
 
     /// The policies that isolate a pod of the node in a direction.
     pub fn isolating(&self, pod: &ObjectKey, direction: Direction) -> &[ObjectKey] {
-        let compiled = self.resolver.compiled();
-        let id = compiled.pods.get(pod).and_then(|pod| match direction {
-            Direction::Ingress => pod.ingress.as_ref(),
-            Direction::Egress => pod.egress.as_ref(),
-        });
-        let isolation = id.and_then(|id| compiled.isolations.get(id));
-        isolation.map_or(&[], |isolation| &isolation.policies)
+        isolating(self.resolver.compiled(), pod, direction)
+    }
+
+    /// The AuditNetworkPolicies that would isolate a pod of the node in a direction, by names that begin with
+    /// [`trial::PREFIX`].
+    pub fn auditing(&self, pod: &ObjectKey, direction: Direction) -> Vec<ObjectKey> {
+        let isolating = self
+            .trial
+            .resolver()
+            .map(|trial| isolating(trial.compiled(), pod, direction));
+        let policies = isolating.unwrap_or_default().iter();
+        policies
+            .filter(|policy| policy.name.starts_with(trial::PREFIX))
+            .cloned()
+            .collect()
+    }
+
+    /// What the policies would mean for the node's pods with those on trial; `None` where none is.
+    pub fn trial(&self) -> Option<NodePolicies> {
+        self.trial.resolver().map(Resolver::node_policies)
+    }
+
+    /// Whether the policies with those on trial mean something else than when this was last asked.
+    pub fn take_trial_changed(&mut self) -> bool {
+        self.trial.take_changed()
     }
 
     /// How many pods of the node a policy isolates.
@@ -315,6 +352,7 @@ impl Cluster {
         match object {
             Object::Pod(pod) => news.events.push(Event::Pod(self.starts.heard(pod))),
             Object::Policy(policy) => news.events.push(Event::Policy(policy)),
+            Object::Audit(policy) => self.trial.policy(policy),
             Object::Namespace(namespace) => {
                 self.leaving.remove(&namespace.name);
                 news.events.push(Event::Namespace(namespace));
@@ -335,6 +373,10 @@ impl Cluster {
                 self.versions.policy_gone(key);
                 news.events.push(Event::PolicyGone(key.clone()));
             }
+            Kind::Audit => {
+                self.versions.audit_gone(key);
+                self.trial.gone(key);
+            }
             Kind::Namespace => {
                 self.leaving.insert(key.name.clone());
                 news.events.push(Event::NamespaceGone(key.name.clone()));
@@ -354,7 +396,8 @@ impl Cluster {
     }
 
     fn end(&mut self, kind: Kind, news: &mut News) {
-        news.moved |= !std::mem::replace(&mut self.listed[kind as usize], true);
+        let first = !std::mem::replace(&mut self.listed[kind as usize], true);
+        news.moved |= first && Kind::NEEDED.contains(&kind);
         let Some(listing) = self.listing[kind as usize].take() else {
             return;
         };
@@ -362,6 +405,15 @@ impl Cluster {
         let gone: Vec<ObjectKey> = known.difference(&listing).cloned().collect();
         gone.iter().for_each(|key| self.remove(kind, key, news));
     }
+}
+
+fn isolating<'a>(compiled: &'a Compiled, pod: &ObjectKey, direction: Direction) -> &'a [ObjectKey] {
+    let id = compiled.pods.get(pod).and_then(|pod| match direction {
+        Direction::Ingress => pod.ingress.as_ref(),
+        Direction::Egress => pod.egress.as_ref(),
+    });
+    let isolation = id.and_then(|id| compiled.isolations.get(id));
+    isolation.map_or(&[], |isolation| &isolation.policies)
 }
 
 /// What updates tell.

@@ -46,6 +46,7 @@
 //! here ever accepts a packet.
 
 pub mod agent;
+pub mod audit;
 pub mod cli;
 pub mod cluster;
 pub mod cni;

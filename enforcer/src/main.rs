@@ -6,13 +6,14 @@ use anyhow::Context;
 use clap::Parser;
 use kube::Client;
 use ringfence_enforcer::agent::{Agent, Settings};
+use ringfence_enforcer::audit::Auditor;
 use ringfence_enforcer::cli::{Cli, CniArgs, Command, DropLogFormat, InstallArgs, Output, RunArgs};
 use ringfence_enforcer::cni::service::Service;
 use ringfence_enforcer::cni::{install, server};
 use ringfence_enforcer::conntrack::socket::Conntrack;
-use ringfence_enforcer::droplog::Desk;
 use ringfence_enforcer::droplog::events::Events;
 use ringfence_enforcer::droplog::reader::Reader;
+use ringfence_enforcer::droplog::{Desk, Sighting};
 use ringfence_enforcer::kernel::{News, Tools, Variant, cleanup, detect};
 use ringfence_enforcer::metrics::{Counters, Writes};
 use ringfence_enforcer::node::{self, Finding, Level};
@@ -24,6 +25,7 @@ use ringfence_telemetry::client::{self, Limits};
 use ringfence_telemetry::health::Health;
 use ringfence_telemetry::metrics::{Metrics, Program};
 use ringfence_telemetry::{http, shutdown};
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -144,7 +146,6 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     }
     tracing::info!(node = args.node_name, %variant, ?families, "enforcing");
     let client = client::connect(&args.api, Limits::default(), &requests).await?;
-    let drops = drop_log(&args, &options, &client, &counters)?;
     let plugin = plugin(&args.cni, &shutdown)?;
     let updates = watch::updates(&client, &args.node_name, &counters);
     let news = match variant {
@@ -154,7 +155,10 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     };
     let namespace = args.own_namespace.as_deref();
     let report = Some(Writer::start(&client, &args.node_name, namespace, &counters));
+    let (drops, tell) = drop_log(&args, &options, &client, &counters)?;
+    let auditor = Auditor::start(families.clone(), options.revoked_mark, tell, counters.clone());
     let settings = Settings {
+        auditor: Some(auditor),
         report,
         node: args.node_name,
         own_namespace: args.own_namespace,
@@ -163,7 +167,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
         options,
         tools,
         conntrack: Some(Conntrack::open()?),
-        drops,
+        drops: Some(drops),
         news,
         counters,
         started,
@@ -177,21 +181,20 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What tells of dropped packets, if anything is logged.
+/// Who tells of what was refused: dropped packets, if any are logged, and whatever else is said to the sender.
 fn drop_log(
     args: &RunArgs,
     options: &Options,
     client: &Client,
     counters: &Counters,
-) -> anyhow::Result<Option<Desk>> {
-    let Some(log) = &options.log else {
-        return Ok(None);
-    };
-    let (tell, sightings) = tokio::sync::mpsc::channel(1024);
-    let reader = Reader::open(log.group, counters.clone()).context("cannot read what is dropped")?;
-    reader.start(tell);
+) -> anyhow::Result<(Desk, Sender<Sighting>)> {
+    let (tell, sightings) = channel(1024);
+    if let Some(log) = &options.log {
+        let reader = Reader::open(log.group, counters.clone()).context("cannot read what is dropped")?;
+        reader.start(tell.clone());
+    }
     let events =
         (!args.no_drop_events).then(|| Events::start(client.clone(), &args.node_name, counters.clone()));
     let lines = args.drop_log_format == DropLogFormat::Json;
-    Ok(Some(Desk::new(sightings, lines, events, counters.clone())))
+    Ok((Desk::new(sightings, lines, events, counters.clone()), tell))
 }

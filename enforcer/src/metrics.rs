@@ -14,7 +14,9 @@ use prometheus_client::registry::{Registry, Unit};
 
 use ringfence_policy::{Direction, ObjectKey};
 
+use crate::cluster::trial;
 use crate::conntrack::socket::Walked;
+use crate::droplog::Verdict;
 use crate::ruleset::Family;
 
 /// The labels of a write.
@@ -79,7 +81,16 @@ struct DroppedBy {
     policy: String,
 }
 
-/// The most series of dropped packets: what more policies drop is counted under the policy `other`.
+/// The labels of connections that would be dropped or ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct AuditedBy {
+    verdict: &'static str,
+    direction: String,
+    namespace: String,
+    policy: String,
+}
+
+/// The most series of what policies refuse: what more policies refuse is counted under the policy `other`.
 const MOST_DROPPED_BY: usize = 1_000;
 
 /// Where the time from change to kernel is counted apart: finest around the 10 to 50 ms that changes wait for each other.
@@ -110,7 +121,8 @@ pub struct Counters {
     pub walks: Histogram,
     walked: Counter,
     dropped: Labelled<DroppedBy, Counter>,
-    dropped_by: Arc<Mutex<HashSet<DroppedBy>>>,
+    would_drop: Labelled<AuditedBy, Counter>,
+    refused_by: Arc<Mutex<HashSet<DroppedBy>>>,
     drop_log_lost: Counter,
     events_dropped: Counter,
     /// 1 while policies have tightened and not all connections were looked at since, else 0.
@@ -141,7 +153,8 @@ impl Default for Counters {
             walks: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             walked: Counter::default(),
             dropped: Labelled::default(),
-            dropped_by: Arc::default(),
+            would_drop: Labelled::default(),
+            refused_by: Arc::default(),
             drop_log_lost: Counter::default(),
             events_dropped: Counter::default(),
             walk_due: Gauge::default(),
@@ -176,20 +189,31 @@ impl Counters {
         }
     }
 
-    /// Packets were dropped that none of these policies allows.
-    pub fn dropped(&self, direction: Direction, policies: &[ObjectKey], packets: u64) {
+    /// So many packets were dropped, or connections would be, that none of these policies allows.
+    pub fn refused(&self, verdict: Verdict, direction: Direction, policies: &[ObjectKey], count: u64) {
         for policy in policies {
-            let by = DroppedBy {
+            let by = self.bounded(DroppedBy {
                 direction: direction.to_string(),
                 namespace: policy.namespace.clone(),
                 policy: policy.name.clone(),
+            });
+            if verdict == Verdict::Dropped {
+                self.dropped.get_or_create(&by).inc_by(count);
+                continue;
+            }
+            let name = by.policy.strip_prefix(trial::PREFIX).unwrap_or(&by.policy);
+            let audited = AuditedBy {
+                verdict: verdict.as_str(),
+                direction: by.direction,
+                namespace: by.namespace,
+                policy: name.to_owned(),
             };
-            self.dropped.get_or_create(&self.bounded(by)).inc_by(packets);
+            self.would_drop.get_or_create(&audited).inc_by(count);
         }
     }
 
     fn bounded(&self, by: DroppedBy) -> DroppedBy {
-        let mut known = self.dropped_by.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.refused_by.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() < MOST_DROPPED_BY || known.contains(&by) {
             known.insert(by.clone());
             return by;
@@ -291,6 +315,11 @@ impl Counters {
             "ringfence_dropped_packets",
             "Packets that no policy allowed, as far as the kernel logged them, by each policy that isolates the pod in that direction",
             self.dropped.clone(),
+        );
+        registry.register(
+            "ringfence_audit_connections",
+            "Connections that AuditNetworkPolicies would drop as they begin, or end, by each that isolates the pod in that direction",
+            self.would_drop.clone(),
         );
         registry.register(
             "ringfence_enforcer_drop_log_lost",

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
+use ringfence_crd::AuditNetworkPolicy;
 use ringfence_policy::{Namespace, Node, ObjectKey, Pod, Policy, Version};
 use serde::de::DeserializeOwned;
 
@@ -30,6 +31,7 @@ pub fn updates(client: &Client, own: &str, counters: &Counters) -> impl Stream<I
         kind(client, "", Kind::Namespace, counters, namespace),
         kind(client, &own, Kind::Node, counters, node),
         kind(client, "", Kind::Policy, counters, policy),
+        kind(client, "", Kind::Audit, counters, audit),
     ])
 }
 
@@ -78,6 +80,23 @@ fn policy(policy: &networking::NetworkPolicy) -> Vec<Update> {
     }
 }
 
+fn audit(audit: &AuditNetworkPolicy) -> Vec<Update> {
+    let policy = audit.as_policy();
+    match Policy::from_api(&policy) {
+        Ok(read) => vec![
+            Update::Upsert(Object::Audit(read)),
+            version(Kind::Audit, &audit.metadata),
+        ],
+        Err(error) => {
+            tracing::error!(
+                %error,
+                "an AuditNetworkPolicy cannot be read: connections are judged as if it allowed nothing, or by what it said before"
+            );
+            vec![Update::Unreadable(Object::Audit(Policy::closed(&policy)))]
+        }
+    }
+}
+
 fn version(kind: Kind, object: &ObjectMeta) -> Update {
     let version = Version {
         uid: object.uid.clone().unwrap_or_default(),
@@ -103,6 +122,10 @@ where
     let events = watch(Api::<K>::all(client.clone()), config).default_backoff();
     let updates = events.map(move |event| match event {
         Ok(event) => updates_of(kind, &event, read),
+        Err(error) if kind == Kind::Audit && is_unknown(&error) => {
+            tracing::debug!("the cluster does not know AuditNetworkPolicies: nothing is audited");
+            Vec::new()
+        }
         Err(error) => {
             counters.error("WatchFailed");
             tracing::warn!(?kind, %error, "a watch failed; trying again, the rules stay as they are");
@@ -110,6 +133,11 @@ where
         }
     });
     updates.flat_map(futures::stream::iter).boxed()
+}
+
+/// Whether the API server does not know the kind.
+fn is_unknown(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_not_found())
 }
 
 fn updates_of<K: Resource<DynamicType = ()>>(

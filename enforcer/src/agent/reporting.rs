@@ -17,6 +17,8 @@ use crate::ruleset::Family;
 /// The least time between two reports of what the kernel holds, and the most that dropped packets wait to be in one.
 const REPORT: Duration = Duration::from_secs(1);
 const REPORT_DROPS: Duration = Duration::from_secs(60);
+/// Who tries policies out waits for what would be dropped.
+const REPORT_FINDINGS: Duration = Duration::from_secs(5);
 
 /// What is to be told, and when.
 pub(super) struct Reporting {
@@ -64,10 +66,16 @@ impl Reporting {
         self.tell_at(self.reported.map_or(now, |last| now.max(last + REPORT)));
     }
 
-    /// Packets were dropped. There are always more: they wait for something else to be told, or a while.
-    pub(super) fn dropped(&mut self, story: &Story) {
-        self.book.dropped(story, Instant::now().into_std());
-        self.tell_at(Instant::now() + REPORT_DROPS);
+    /// Packets were dropped, or connections would be. There are always more: they wait for something else to be told, or a
+    /// while.
+    pub(super) fn refused(&mut self, story: &Story) {
+        self.book.refused(story, Instant::now().into_std());
+        let wait = if story.connections > 0 {
+            REPORT_FINDINGS
+        } else {
+            REPORT_DROPS
+        };
+        self.tell_at(Instant::now() + wait);
     }
 
     /// The kernel holds what the policies say.

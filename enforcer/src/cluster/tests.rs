@@ -49,7 +49,7 @@ fn a_kind_is_missing_until_its_first_list_is_complete() {
     let mut cluster = Cluster::new("here");
     cluster.apply(Update::Begin(Kind::Namespace));
     cluster.apply(namespace("a"));
-    assert_eq!(cluster.missing(), Kind::ALL);
+    assert_eq!(cluster.missing(), Kind::NEEDED);
     assert!(cluster.apply(Update::End(Kind::Namespace)));
     assert_eq!(cluster.missing(), [Kind::Pod, Kind::Node, Kind::Policy]);
 }
@@ -176,4 +176,57 @@ fn a_namespace_leaves_from_its_deletion_until_it_comes_back() {
     assert!(cluster.is_leaving("a"));
     cluster.apply(namespace("a"));
     assert!(!cluster.is_leaving("a"));
+}
+
+fn key(name: &str) -> ObjectKey {
+    ObjectKey::new("n", name)
+}
+
+#[test]
+fn a_policy_on_trial_decides_nothing_and_tells_what_it_would() {
+    let mut cluster = with_pod();
+    cluster.take_trial_changed();
+    assert!(cluster.trial().is_none());
+    let closed = || Update::Upsert(Object::Audit(policy("a", Vec::new())));
+    assert!(!cluster.apply(closed()), "nothing changes in the kernel");
+    assert!(cluster.take_trial_changed());
+    assert_eq!(grants(&cluster), None);
+    let trial = cluster.trial().unwrap();
+    assert!(trial.pods[&key("pod")].ingress.is_some());
+    let named = [key("auditnetworkpolicy/a")];
+    assert_eq!(cluster.auditing(&key("pod"), Direction::Ingress), named);
+
+    // A real policy of the same name is another, and is none of those that are told of.
+    cluster.apply(Update::Upsert(Object::Policy(policy("a", Vec::new()))));
+    assert_eq!(cluster.auditing(&key("pod"), Direction::Ingress), named);
+    assert_eq!(cluster.isolating(&key("pod"), Direction::Ingress), [key("a")]);
+
+    cluster.apply(Update::Remove(Kind::Audit, key("a")));
+    assert!(cluster.take_trial_changed());
+    assert!(cluster.trial().is_none());
+    assert_eq!(grants(&cluster), Some(0));
+}
+
+#[test]
+fn a_trial_is_the_cluster_with_its_policies_in_force() {
+    let mut cluster = with_pod();
+    let own_pods = Rule {
+        peers: Some(vec![Peer::Pods {
+            namespaces: None,
+            pods: Some(Selector::everything()),
+        }]),
+        ports: None,
+    };
+    cluster.apply(Update::Upsert(Object::Audit(policy("a", vec![own_pods.clone()]))));
+    // What comes after the trial began is part of it, too.
+    cluster.apply(Update::Upsert(Object::Pod(pod("late", "here", "10.0.0.3"))));
+    cluster.apply(Update::Upsert(Object::Policy(policy("b", Vec::new()))));
+    let mut enforced = with_pod();
+    enforced.apply(Update::Upsert(Object::Pod(pod("late", "here", "10.0.0.3"))));
+    enforced.apply(Update::Upsert(Object::Policy(policy(
+        "auditnetworkpolicy/a",
+        vec![own_pods],
+    ))));
+    enforced.apply(Update::Upsert(Object::Policy(policy("b", Vec::new()))));
+    assert_eq!(cluster.trial(), Some(enforced.policies()));
 }

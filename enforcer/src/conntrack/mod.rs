@@ -5,6 +5,7 @@
 //! mark. Deleting the entry would not do: the server's next packet would be taken for a new connection in the other
 //! direction. The mark goes again when the connection is allowed again.
 
+pub mod begun;
 pub mod socket;
 pub mod wire;
 
@@ -12,7 +13,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use ringfence_policy::{Isolation, NodePolicies, Ports, Protocol};
+use ringfence_policy::{Direction, Isolation, NodePolicies, Ports, Protocol};
 
 /// A connection that the kernel tracks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub struct Connection {
     pub destination: IpAddr,
     /// The protocol and the port it reached; `None` is one that has no ports that policies speak of.
     pub service: Option<(Protocol, u16)>,
+    /// What else it carries, where the protocol has no ports that policies speak of: its number.
+    pub protocol: u8,
     /// Its connection mark.
     pub mark: u32,
 }
@@ -60,6 +63,11 @@ impl Judge {
 
     /// Whether the policies allow the connection now.
     pub fn allows(&self, connection: &Connection) -> bool {
+        self.objection(connection).is_none()
+    }
+
+    /// The direction whose policies do not allow the connection; where both do not, the one that its first packet meets first.
+    pub fn objection(&self, connection: &Connection) -> Option<Direction> {
         let Connection {
             source,
             destination,
@@ -69,16 +77,18 @@ impl Judge {
         let (from, to) = (self.isolated.get(source), self.isolated.get(destination));
         // Most connections are of pods that nothing isolates, or of no pod of this node.
         if from.is_none() && to.is_none() {
-            return true;
+            return None;
         }
         let to_node_is_free = !self.police_own_node && self.node.contains(destination);
         if source == destination || self.node.contains(source) || to_node_is_free {
-            return true;
+            return None;
         }
         let egress = from.and_then(|(egress, _)| egress.as_deref());
         let ingress = to.and_then(|(_, ingress)| ingress.as_deref());
-        egress.is_none_or(|isolation| grants(isolation, *destination, *service))
-            && ingress.is_none_or(|isolation| grants(isolation, *source, *service))
+        if !egress.is_none_or(|isolation| grants(isolation, *destination, *service)) {
+            return Some(Direction::Egress);
+        }
+        (!ingress.is_none_or(|isolation| grants(isolation, *source, *service))).then_some(Direction::Ingress)
     }
 }
 
@@ -106,6 +116,7 @@ mod tests {
             source,
             destination,
             service: Some((Protocol::Tcp, 80)),
+            protocol: 6,
             mark: 0,
         }
     }

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 
 use super::Connection;
-use super::wire::{self, Name};
+use super::wire::{self, Entry, Name};
 use crate::error::{Error, Result};
 use crate::netlink::Incoming;
 use crate::netlink::socket::Socket;
@@ -96,6 +96,26 @@ impl Conntrack {
         request: &Request<'_>,
         mut allowed: impl FnMut(&Connection) -> bool,
     ) -> Result<Walked> {
+        self.walk_entries(request, |entry| Some(allowed(&entry.connection)))
+    }
+
+    /// Looks at connections, one after the other, and changes nothing. One may be shown more than once.
+    ///
+    /// # Errors
+    /// As [`Conntrack::walk`].
+    pub fn look(&mut self, request: &Request<'_>, mut show: impl FnMut(&Entry<'_>)) -> Result<Walked> {
+        self.walk_entries(request, |entry| {
+            show(entry);
+            None
+        })
+    }
+
+    /// `allowed` says of a connection whether it is to be without the mark; nothing, where its mark is to stay.
+    fn walk_entries(
+        &mut self,
+        request: &Request<'_>,
+        mut allowed: impl FnMut(&Entry<'_>) -> Option<bool>,
+    ) -> Result<Walked> {
         let mut walked = Walked::default();
         for _ in 0..WALKS {
             // Whoever was seen twice stands once.
@@ -114,7 +134,7 @@ impl Conntrack {
     fn walk_once(
         &mut self,
         request: &Request<'_>,
-        allowed: &mut impl FnMut(&Connection) -> bool,
+        allowed: &mut impl FnMut(&Entry<'_>) -> Option<bool>,
         walked: &mut Walked,
     ) -> Result<bool> {
         let marked = request.only_revoked.then_some(request.bit);
@@ -139,8 +159,10 @@ impl Conntrack {
                     Incoming::Data { interrupted, .. } => {
                         whole &= !interrupted;
                         seen += 1;
-                        if let Some(entry) = wire::entry(&message) {
-                            let revoke = !allowed(&entry.connection);
+                        if let Some(entry) = wire::entry(&message)
+                            && let Some(allowed) = allowed(&entry)
+                        {
+                            let revoke = !allowed;
                             walked.standing += u64::from(revoke);
                             if revoke != (entry.connection.mark & request.bit != 0) {
                                 remarks.push((entry.name(), revoke));
@@ -218,7 +240,7 @@ fn pause(started: Instant, seen: u32, per_second: u32) {
     }
 }
 
-fn failed(what: &'static str, errno: Errno) -> Error {
+pub(super) fn failed(what: &'static str, errno: Errno) -> Error {
     Error::Conntrack {
         what,
         source: io::Error::from(errno),

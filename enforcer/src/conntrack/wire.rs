@@ -1,5 +1,6 @@
 //! The messages of ctnetlink, the kernel's interface to its connections: bytes in, values out, and back.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use ringfence_policy::Protocol;
@@ -66,6 +67,13 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
+    /// A number by which it is told from others: the same whenever the kernel tells of it.
+    pub fn print(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.original, self.zone).hash(&mut hasher);
+        hasher.finish()
+    }
+
     /// What names it to the kernel.
     pub fn name(&self) -> Name {
         Name {
@@ -96,6 +104,7 @@ pub fn entry<'a>(message: &Incoming<'a>) -> Option<Entry<'a>> {
             source: source(original)?,
             destination: source(reply)?,
             service: service(reply),
+            protocol: protocol_number(reply)?,
             mark: number(attributes, MARK).unwrap_or(0),
         },
         family: *family,
@@ -117,10 +126,17 @@ fn source(tuple: &[u8]) -> Option<IpAddr> {
     })
 }
 
+/// The number of a tuple's protocol.
+fn protocol_number(tuple: &[u8]) -> Option<u8> {
+    find(find(tuple, TUPLE_PROTOCOL)?, PROTOCOL_NUMBER)?
+        .first()
+        .copied()
+}
+
 /// The protocol and source port of a tuple.
 fn service(tuple: &[u8]) -> Option<(Protocol, u16)> {
     let protocol = find(tuple, TUPLE_PROTOCOL)?;
-    let number = netlink::protocol(*find(protocol, PROTOCOL_NUMBER)?.first()?)?;
+    let number = netlink::protocol(protocol_number(tuple)?)?;
     Some((
         number,
         u16::from_be_bytes(*find(protocol, SOURCE_PORT)?.first_chunk()?),

@@ -1,4 +1,4 @@
-//! Gives dropped packets their names and tells of them: a line, a counter, an Event.
+//! Gives what was refused its names and tells of them: a line, a counter, an Event.
 
 use std::io::Write as _;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -11,6 +11,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::events::{Events, Limits, Notice};
 use super::ledger::Sighting;
+use super::packet::Verdict;
 use super::story::Story;
 use crate::cluster::Cluster;
 use crate::metrics::Counters;
@@ -18,7 +19,7 @@ use crate::metrics::Counters;
 /// Lines that wait to be written; more are dropped and counted.
 const QUEUE: usize = 1024;
 
-/// Who tells of dropped packets.
+/// Who tells of what was refused.
 #[derive(Debug)]
 pub struct Desk {
     sightings: Receiver<Sighting>,
@@ -59,21 +60,28 @@ impl Desk {
             Direction::Ingress => packet.destination,
         };
         let pod = cluster.pod_at(own);
-        let policies = pod.map_or(&[][..], |pod| cluster.isolating(&pod.key, packet.direction));
+        let policies = pod.map(|pod| match packet.verdict {
+            Verdict::Dropped => cluster.isolating(&pod.key, packet.direction).to_vec(),
+            Verdict::WouldDrop | Verdict::WouldEnd => cluster.auditing(&pod.key, packet.direction),
+        });
+        let policies = policies.unwrap_or_default();
         self.counters
-            .dropped(packet.direction, policies, sighting.packets);
+            .refused(packet.verdict, packet.direction, &policies, sighting.packets);
         let time = Timestamp::now().to_string();
-        let story = Story::of(sighting, time, |address| cluster.pod_at(address), policies);
+        let story = Story::of(sighting, time, |address| cluster.pod_at(address), &policies);
         // Where nothing isolates the pod, nobody knew it when its packet came: no policy is to be told about.
         if let (Some(events), Some(pod)) = (&self.events, pod)
             && !policies.is_empty()
-            && self.limits.permit(&pod.uid, Instant::now())
+            && self
+                .limits
+                .permit(&pod.uid, packet.verdict == Verdict::Dropped, Instant::now())
         {
             events.tell(Notice {
+                verdict: packet.verdict,
                 namespace: pod.key.namespace.clone(),
                 name: pod.key.name.clone(),
                 uid: pod.uid.clone(),
-                note: story.note(packet.direction),
+                note: story.note(packet.verdict, packet.direction),
             });
         }
         let line = serde_json::to_string(&story);

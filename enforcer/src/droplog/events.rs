@@ -1,4 +1,4 @@
-//! Events on pods whose policies drop packets: few enough to be read.
+//! Events on pods whose policies drop packets, or would: few enough to be read.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -9,10 +9,13 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use ringfence_telemetry::events::shortened;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::packet::Verdict;
 use crate::metrics::Counters;
 
 /// The reason of an Event about packets that policies dropped.
 pub const REASON: &str = "NetworkPolicyDrop";
+/// The reason of an Event about connections that policies on trial would drop or end.
+pub const AUDIT_REASON: &str = "AuditNetworkPolicyDrop";
 
 /// The pause between two Events about one pod.
 const EVERY: Duration = Duration::from_secs(60);
@@ -24,6 +27,8 @@ const QUEUE: usize = 64;
 /// What happened to a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
+    /// What became of it.
+    pub verdict: Verdict,
     /// The pod.
     pub namespace: String,
     /// Its name.
@@ -71,11 +76,15 @@ async fn send(recorder: Recorder, mut queue: Receiver<Notice>, counters: Counter
             uid: Some(notice.uid),
             ..ObjectReference::default()
         };
+        let (reason, action) = match notice.verdict {
+            Verdict::Dropped => (REASON, "Drop"),
+            Verdict::WouldDrop | Verdict::WouldEnd => (AUDIT_REASON, "Audit"),
+        };
         let event = Event {
             type_: EventType::Warning,
-            reason: REASON.to_owned(),
+            reason: reason.to_owned(),
             note: Some(shortened(notice.note)),
-            action: "Drop".to_owned(),
+            action: action.to_owned(),
             secondary: None,
         };
         // A failure is no reason to stop: what it tells of is in the log as well.
@@ -89,16 +98,18 @@ async fn send(recorder: Recorder, mut queue: Receiver<Notice>, counters: Counter
 /// Which Events there is room for.
 #[derive(Debug, Default)]
 pub struct Limits {
-    told: HashMap<String, Instant>,
+    told: HashMap<(String, bool), Instant>,
 }
 
 impl Limits {
-    /// Whether an Event about the pod with this UID may be sent now.
-    pub fn permit(&mut self, uid: &str, now: Instant) -> bool {
+    /// Whether an Event about the pod with this UID may be sent now. What was really dropped is counted apart from what would
+    /// be: neither hides the other.
+    pub fn permit(&mut self, uid: &str, really: bool, now: Instant) -> bool {
         self.told.retain(|_, told| now.duration_since(*told) < EVERY);
-        let permitted = self.told.len() < MOST && !self.told.contains_key(uid);
+        let about = (uid.to_owned(), really);
+        let permitted = self.told.len() < MOST && !self.told.contains_key(&about);
         if permitted {
-            self.told.insert(uid.to_owned(), now);
+            self.told.insert(about, now);
         }
         permitted
     }
@@ -111,11 +122,15 @@ mod tests {
     #[test]
     fn one_event_a_minute_about_a_pod_and_so_many_about_all() {
         let (mut limits, start) = (Limits::default(), Instant::now());
-        assert!(limits.permit("a", start));
-        assert!(!limits.permit("a", start + EVERY / 2));
-        assert!(limits.permit("a", start + EVERY));
-        let others = (0..2 * MOST).filter(|number| limits.permit(&number.to_string(), start + EVERY));
-        assert_eq!(others.count(), MOST - 1);
+        assert!(limits.permit("a", true, start));
+        assert!(!limits.permit("a", true, start + EVERY / 2));
+        assert!(
+            limits.permit("a", false, start + EVERY / 2),
+            "what would be dropped is not hidden by what is"
+        );
+        assert!(limits.permit("a", true, start + EVERY));
+        let others = (0..2 * MOST).filter(|number| limits.permit(&number.to_string(), true, start + EVERY));
+        assert_eq!(others.count(), MOST - 2);
     }
 
     #[test]

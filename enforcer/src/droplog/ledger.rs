@@ -1,9 +1,9 @@
-//! Counts dropped packets together: told of at first sight, then in sums.
+//! Counts what was refused together: told of at first sight, then in sums.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::packet::Dropped;
+use super::packet::Refused;
 use super::waiting::Waiting;
 
 /// How often packets that are alike are told of.
@@ -20,7 +20,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sighting {
     /// What they are.
-    pub packet: Dropped,
+    pub packet: Refused,
     /// How many were logged since they were last told of.
     pub packets: u64,
     /// Whether they were never told of before, or not for long.
@@ -30,7 +30,7 @@ pub struct Sighting {
 /// What was seen.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    entries: HashMap<Dropped, Entry>,
+    entries: HashMap<Refused, Entry>,
     /// Those that were never told of.
     new: Waiting,
     /// When the second began that is counted, and how many were told of in it.
@@ -46,7 +46,7 @@ struct Entry {
 
 impl Ledger {
     /// A packet was seen.
-    pub fn note(&mut self, packet: Dropped, now: Instant) {
+    pub fn note(&mut self, packet: Refused, now: Instant) {
         if let Some(entry) = self.entries.get_mut(&packet) {
             entry.untold += 1;
             entry.seen = now;
@@ -108,7 +108,7 @@ impl Ledger {
 }
 
 impl Entry {
-    fn tell(&mut self, packet: Dropped, now: Instant) -> Sighting {
+    fn tell(&mut self, packet: Refused, now: Instant) -> Sighting {
         let first = self.told.replace(now).is_none();
         Sighting {
             packet,
@@ -122,11 +122,12 @@ impl Entry {
 mod tests {
     use ringfence_policy::Direction;
 
-    use super::super::packet::Transport;
+    use super::super::packet::{Transport, Verdict};
     use super::*;
 
-    fn packet(number: u32) -> Dropped {
-        Dropped {
+    fn packet(number: u32) -> Refused {
+        Refused {
+            verdict: Verdict::Dropped,
             direction: Direction::Ingress,
             source: std::net::Ipv4Addr::from(0x0a00_0000 + number).into(),
             destination: std::net::Ipv4Addr::new(10, 244, 0, 1).into(),
@@ -175,7 +176,7 @@ mod tests {
     fn neither_a_scan_nor_forged_sources_hide_a_rare_one() {
         let (mut ledger, start) = (Ledger::default(), Instant::now());
         let mut told = Vec::new();
-        let rare = Dropped {
+        let rare = Refused {
             transport: Transport::Tcp(443),
             ..packet(1_000_000)
         };
@@ -184,7 +185,7 @@ mod tests {
             ledger.note(packet(number), now);
             let port = Transport::Udp((number % 60_000) as u16);
             ledger.note(
-                Dropped {
+                Refused {
                     transport: port,
                     ..packet(7)
                 },

@@ -19,5 +19,5 @@ pub mod wire;
 
 pub use desk::Desk;
 pub use ledger::{Ledger, Sighting};
-pub use packet::{Dropped, Transport};
+pub use packet::{Refused, Transport, Verdict};
 pub use story::{Party, Story};

@@ -3,11 +3,35 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ringfence_policy::Direction;
+use ringfence_policy::{Direction, Protocol};
 
-/// A packet that one direction's policies dropped.
+/// What becomes of what one direction's policies refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Dropped {
+pub enum Verdict {
+    /// A packet was dropped.
+    Dropped,
+    /// Nothing: a connection began that AuditNetworkPolicies would drop.
+    WouldDrop,
+    /// Nothing: a connection goes on that AuditNetworkPolicies would end.
+    WouldEnd,
+}
+
+impl Verdict {
+    /// Its name in lines and reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dropped => "dropped",
+            Self::WouldDrop => "would-drop",
+            Self::WouldEnd => "would-end",
+        }
+    }
+}
+
+/// What one direction's policies refuse: a packet that was dropped, or a connection that would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Refused {
+    /// What becomes of it.
+    pub verdict: Verdict,
     /// Whose policies: egress is the source's, ingress the destination's.
     pub direction: Direction,
     /// Who sent it, before source NAT.
@@ -34,6 +58,17 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// What a connection carries: a protocol and port that policies speak of, or another protocol.
+    pub fn of(service: Option<(Protocol, u16)>, number: u8) -> Self {
+        match service {
+            Some((Protocol::Tcp, port)) => Self::Tcp(port),
+            Some((Protocol::Udp, port)) => Self::Udp(port),
+            Some((Protocol::Sctp, port)) => Self::Sctp(port),
+            None if matches!(number, 1 | 58) => Self::Icmp,
+            None => Self::Other(number),
+        }
+    }
+
     /// Its name, as Kubernetes and people have it.
     pub fn protocol(self) -> String {
         match self {

@@ -5,7 +5,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
@@ -37,10 +36,7 @@ impl Reader {
     /// The kernel lets this program have no socket.
     pub fn open(group: u16, counters: Counters) -> io::Result<Self> {
         let socket = Socket::open()?;
-        // As much as an unprivileged program gets, if not more.
-        if setsockopt(&socket, sockopt::RcvBufForce, &BUFFER).is_err() {
-            setsockopt(&socket, sockopt::RcvBuf, &BUFFER)?;
-        }
+        socket.make_room(BUFFER)?;
         Ok(Self {
             socket,
             group,

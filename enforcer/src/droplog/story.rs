@@ -1,4 +1,4 @@
-//! Dropped packets with names: what is written for people and programs.
+//! What was refused, with names: what is written for people and programs.
 
 use std::net::IpAddr;
 
@@ -6,7 +6,7 @@ use ringfence_policy::{Direction, ObjectKey, Pod};
 use serde::Serialize;
 
 use super::ledger::Sighting;
-use super::packet::Dropped;
+use super::packet::{Refused, Verdict};
 
 /// One side of a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -29,12 +29,12 @@ pub struct PodName {
     pub workload: String,
 }
 
-/// Packets that were dropped, for the log: one JSON object a line.
+/// Packets that were dropped, or connections that would be, for the log: one JSON object a line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Story {
     /// When it is told, RFC 3339.
     pub time: String,
-    /// What became of the packets: `dropped`.
+    /// What became of it: `dropped`, or nothing: `would-drop` and `would-end`.
     pub verdict: &'static str,
     /// Whose policies: `egress` are the source's, `ingress` the destination's.
     pub direction: String,
@@ -47,10 +47,15 @@ pub struct Story {
     /// The destination's port, where the protocol has ports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// The policies that isolate the pod in that direction, as `namespace/name`: none of them allows the packets.
+    /// The policies that isolate the pod in that direction, as `namespace/name`: none of them allows it. AuditNetworkPolicies
+    /// are `namespace/auditnetworkpolicy/name`; where the verdict is about them, only they are here.
     pub policies: Vec<String>,
     /// How many packets were logged since this was last told; the kernel logs a part of many.
+    #[serde(skip_serializing_if = "is_zero")]
     pub packets: u64,
+    /// How many connections were found since this was last told, of those that would be dropped or ended.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub connections: u64,
 }
 
 impl Story {
@@ -61,7 +66,8 @@ impl Story {
         pod: impl Fn(IpAddr) -> Option<&'a Pod>,
         policies: &[ObjectKey],
     ) -> Self {
-        let Dropped {
+        let Refused {
+            verdict,
             direction,
             source,
             destination,
@@ -73,19 +79,37 @@ impl Story {
         };
         Self {
             time,
-            verdict: "dropped",
+            verdict: verdict.as_str(),
             direction: direction.to_string(),
             source: party(source),
             destination: party(destination),
             protocol: transport.protocol(),
             port: transport.port(),
             policies: policies.iter().map(ToString::to_string).collect(),
-            packets: sighting.packets,
+            packets: if verdict == Verdict::Dropped {
+                sighting.packets
+            } else {
+                0
+            },
+            connections: if verdict == Verdict::Dropped {
+                0
+            } else {
+                sighting.packets
+            },
+        }
+    }
+
+    /// The side whose policies are meant.
+    pub fn own(&self) -> &Party {
+        if self.direction == Direction::Egress.to_string() {
+            &self.source
+        } else {
+            &self.destination
         }
     }
 
     /// What an Event on the pod says.
-    pub fn note(&self, direction: Direction) -> String {
+    pub fn note(&self, verdict: Verdict, direction: Direction) -> String {
         let (word, other) = match direction {
             Direction::Egress => ("to", &self.destination),
             Direction::Ingress => ("from", &self.source),
@@ -95,15 +119,25 @@ impl Story {
             None => other.address.to_string(),
         };
         let port = self.port.map(|port| format!(" {port}")).unwrap_or_default();
+        let what = match (verdict, self.packets) {
+            (Verdict::Dropped, 1) => "Dropped a packet",
+            (Verdict::Dropped, _) => "Dropped packets",
+            (Verdict::WouldDrop, _) => "Passed, but would be dropped: a connection",
+            (Verdict::WouldEnd, _) => "Goes on, but would end: a connection",
+        };
         format!(
-            "Dropped {} {word} {other} at {}{port}: no rule of the policies that isolate this pod for {} allows it ({}). If it \
+            "{what} {word} {other} at {}{port}: no rule of the policies that isolate this pod for {} allows it ({}). If it \
              should pass, add a rule for this peer and port to one of them.",
-            if self.packets == 1 { "a packet" } else { "packets" },
             self.protocol,
             self.direction,
             self.policies.join(", ")
         )
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl PodName {
@@ -197,7 +231,8 @@ mod tests {
     fn a_story_is_one_line_with_both_ends_the_port_and_the_policies() {
         let web = pod("web-0", &[]);
         let sighting = Sighting {
-            packet: Dropped {
+            packet: Refused {
+                verdict: Verdict::Dropped,
                 direction: Direction::Ingress,
                 source: [203, 0, 113, 9].into(),
                 destination: [10, 244, 0, 7].into(),
@@ -216,7 +251,7 @@ mod tests {
             )
         );
         assert_eq!(
-            story.note(Direction::Ingress),
+            story.note(Verdict::Dropped, Direction::Ingress),
             "Dropped a packet from 203.0.113.9 at TCP 8080: no rule of the policies that isolate this pod for ingress allows it \
              (shop/default-deny). If it should pass, add a rule for this peer and port to one of them."
         );

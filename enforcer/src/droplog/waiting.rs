@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::packet::{Dropped, Transport};
+use super::packet::{Refused, Transport};
 
 /// How many of one source, or to one port of one destination, wait with all others. A scan has many of the one, a flood with
 /// forged sources many of the other.
@@ -13,9 +13,9 @@ const SHARE: usize = 300;
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     /// In the order they were seen.
-    first: VecDeque<Dropped>,
+    first: VecDeque<Refused>,
     /// What exceeds its share, in the order it was seen.
-    behind: VecDeque<Dropped>,
+    behind: VecDeque<Refused>,
     sources: HashMap<IpAddr, usize>,
     targets: HashMap<(IpAddr, Transport), usize>,
 }
@@ -27,7 +27,7 @@ impl Waiting {
     }
 
     /// One more waits.
-    pub(super) fn push(&mut self, packet: Dropped) {
+    pub(super) fn push(&mut self, packet: Refused) {
         let source = self.sources.get(&packet.source).copied().unwrap_or(0);
         let same = self.targets.get(&target(&packet)).copied().unwrap_or(0);
         if source.max(same) >= SHARE {
@@ -40,16 +40,16 @@ impl Waiting {
     }
 
     /// The next to be told of.
-    pub(super) fn next(&mut self) -> Option<Dropped> {
+    pub(super) fn next(&mut self) -> Option<Refused> {
         self.leave().or_else(|| self.behind.pop_front())
     }
 
     /// The one to be forgotten where there are too many: of a crowd, the one that has waited longest.
-    pub(super) fn give_up(&mut self) -> Option<Dropped> {
+    pub(super) fn give_up(&mut self) -> Option<Refused> {
         self.behind.pop_front().or_else(|| self.leave())
     }
 
-    fn leave(&mut self) -> Option<Dropped> {
+    fn leave(&mut self) -> Option<Refused> {
         let packet = self.first.pop_front()?;
         less(&mut self.sources, &packet.source);
         less(&mut self.targets, &target(&packet));
@@ -57,7 +57,7 @@ impl Waiting {
     }
 }
 
-fn target(packet: &Dropped) -> (IpAddr, Transport) {
+fn target(packet: &Refused) -> (IpAddr, Transport) {
     (packet.destination, packet.transport)
 }
 
@@ -75,10 +75,12 @@ fn less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 mod tests {
     use ringfence_policy::Direction;
 
+    use super::super::packet::Verdict;
     use super::*;
 
-    fn packet(source: u32, port: u16) -> Dropped {
-        Dropped {
+    fn packet(source: u32, port: u16) -> Refused {
+        Refused {
+            verdict: Verdict::Dropped,
             direction: Direction::Ingress,
             source: IpAddr::from(source.to_be_bytes()),
             destination: IpAddr::from([10, 244, 0, 1]),

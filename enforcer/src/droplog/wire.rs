@@ -2,7 +2,7 @@
 
 use ringfence_policy::Direction;
 
-use super::packet::{self, Dropped};
+use super::packet::{self, Refused, Verdict};
 use crate::netlink::{ACKNOWLEDGE, Incoming, NETWORK_ORDER, REQUEST, attribute, find, message_to, string};
 use crate::rules::text::log_prefix;
 
@@ -49,7 +49,7 @@ pub(super) fn bind(group: u16, sequence: u32) -> Vec<u8> {
 }
 
 /// The packet that a message tells of, if a policy dropped it.
-pub(super) fn dropped(message: &Incoming<'_>) -> Option<Dropped> {
+pub(super) fn dropped(message: &Incoming<'_>) -> Option<Refused> {
     let Incoming::Data {
         kind: PACKET,
         attributes,
@@ -64,7 +64,8 @@ pub(super) fn dropped(message: &Incoming<'_>) -> Option<Dropped> {
         .into_iter()
         .find(|direction| log_prefix(*direction) == prefix)?;
     let (source, destination, transport) = packet::read(find(attributes, PAYLOAD)?)?;
-    Some(Dropped {
+    Some(Refused {
+        verdict: Verdict::Dropped,
         direction,
         source,
         destination,

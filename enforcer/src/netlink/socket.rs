@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, setsockopt, socket, sockopt,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+    socket, sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -45,6 +46,25 @@ impl Socket {
             sequence: 0,
             buffer: vec![0; LARGEST],
         })
+    }
+
+    /// Opens one that hears what is told to all who listen to these multicast groups, each a bit.
+    ///
+    /// # Errors
+    /// The kernel does not let this program listen.
+    pub fn listening(groups: u32) -> Result<Self, Errno> {
+        let socket = Self::open()?;
+        bind(socket.socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(socket)
+    }
+
+    /// Has room for so many bytes of what the kernel says while nobody reads; less, where this program may not have so much.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    pub fn make_room(&self, bytes: usize) -> Result<(), Errno> {
+        setsockopt(&self.socket, sockopt::RcvBufForce, &bytes)
+            .or_else(|_| setsockopt(&self.socket, sockopt::RcvBuf, &bytes))
     }
 
     /// The number of the next request.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ringfence_crd::{MOST_DROPS, TopDrop};
 
-use crate::droplog::{Party, Story};
+use crate::droplog::{Party, Story, Verdict};
 
 /// What has not been seen for so long is not of late.
 const OF_LATE: Duration = Duration::from_secs(300);
@@ -29,7 +29,7 @@ struct Alike {
 pub struct Drops(HashMap<Alike, (u64, Instant)>);
 
 impl Drops {
-    /// Packets were dropped.
+    /// Packets were dropped, or connections would be.
     pub fn note(&mut self, story: &Story, now: Instant) {
         let alike = Alike {
             verdict: story.verdict,
@@ -43,16 +43,17 @@ impl Drops {
             self.make_room(now);
         }
         let (packets, seen) = self.0.entry(alike).or_insert((0, now));
-        *packets = packets.saturating_add(story.packets);
+        *packets = packets.saturating_add(story.packets + story.connections);
         *seen = now;
     }
 
-    /// What was dropped most, most first.
-    pub fn top(&mut self, now: Instant) -> Vec<TopDrop> {
+    /// What was `really` dropped most, or what would be; most first.
+    pub fn top(&mut self, really: bool, now: Instant) -> Vec<TopDrop> {
         self.forget(now);
         let mut all: Vec<_> = self
             .0
             .iter()
+            .filter(|(alike, _)| really == (alike.verdict == Verdict::Dropped.as_str()))
             .map(|(alike, (packets, _))| (Reverse(*packets), alike))
             .collect();
         all.sort_unstable();
@@ -114,6 +115,7 @@ mod tests {
             port: Some(80),
             policies: Vec::new(),
             packets,
+            connections: 0,
         }
     }
 
@@ -123,8 +125,9 @@ mod tests {
         drops.note(&story(1, 5), start);
         drops.note(&story(2, 3), start + OF_LATE / 2);
         drops.note(&story(2, 4), start + OF_LATE / 2);
-        let counts =
-            |drops: &mut Drops, now| -> Vec<i64> { drops.top(now).iter().map(|drop| drop.packets).collect() };
+        let counts = |drops: &mut Drops, now| -> Vec<i64> {
+            drops.top(true, now).iter().map(|drop| drop.packets).collect()
+        };
         assert_eq!(counts(&mut drops, start + OF_LATE / 2), [7, 5]);
         assert_eq!(counts(&mut drops, start + OF_LATE), [7]);
     }
@@ -137,7 +140,7 @@ mod tests {
             drops.note(&story(number, 1), now);
             assert!(drops.0.len() <= MOST);
         }
-        let top = drops.top(now);
+        let top = drops.top(true, now);
         assert_eq!(top.len(), MOST_DROPS);
         assert_eq!(top[0].packets, 100);
     }

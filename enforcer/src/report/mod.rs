@@ -7,6 +7,7 @@
 //!
 //! Nothing here is on the way of a change to the kernel, and nothing waits for the API server but the writer.
 
+mod audit;
 mod drops;
 mod versions;
 pub mod writer;
@@ -17,10 +18,12 @@ use std::time::Instant;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use ringfence_crd::{
-    AppliedNamespace, LastError, MOST_NAMESPACES, MOST_NOT_APPLIED, NodeEnforcementStatus, NotApplied,
+    AppliedNamespace, AuditedNamespace, LastError, MOST_NAMESPACES, MOST_NOT_APPLIED, NodeEnforcementStatus,
+    NotApplied,
 };
 use ringfence_policy::Compiled;
 
+use self::audit::Findings;
 use crate::droplog::Story;
 use crate::ruleset::Ruleset;
 
@@ -48,6 +51,7 @@ pub struct State<'a> {
 pub struct Book {
     status: NodeEnforcementStatus,
     drops: Drops,
+    findings: Findings,
 }
 
 impl Book {
@@ -62,16 +66,24 @@ impl Book {
         Self {
             status,
             drops: Drops::default(),
+            findings: Findings::default(),
         }
     }
 
-    /// Packets were dropped.
-    pub fn dropped(&mut self, story: &Story, now: Instant) {
+    /// Packets were dropped, or connections would be.
+    pub fn refused(&mut self, story: &Story, now: Instant) {
         self.drops.note(story, now);
+        if story.connections > 0
+            && let Some(pod) = &story.own().pod
+        {
+            self.findings
+                .note(&pod.namespace, story.connections, Timestamp::now());
+        }
     }
 
     /// The kernel holds all of this, and did when it was last written.
     pub fn synced(&mut self, state: &State<'_>, written: Timestamp) {
+        let audited = self.audited(state, written);
         let count = |pod: &&ringfence_policy::CompiledPod| pod.ingress.is_some() || pod.egress.is_some();
         let tables = state.ruleset.families.values();
         let chains = tables.clone().flat_map(|tables| tables.chains.values());
@@ -82,7 +94,7 @@ impl Book {
             policies: number(state.policies),
             sets: number(tables.map(|tables| tables.sets.len()).sum()),
             rules: number(chains.map(Vec::len).sum()),
-            namespaces: namespaces(state),
+            namespaces: namespaces(state, &audited),
             last_sync_time: Some(Time(written)),
             last_error: None,
             ..std::mem::take(&mut self.status)
@@ -111,7 +123,8 @@ impl Book {
 
     /// What is to be told now; nothing before the node is known.
     pub fn status(&mut self, now: Instant) -> Option<NodeEnforcementStatus> {
-        self.status.top_drops = self.drops.top(now);
+        self.status.top_drops = self.drops.top(true, now);
+        self.status.top_would_drops = self.drops.top(false, now);
         (!self.status.node_uid.is_empty()).then(|| self.status.clone())
     }
 
@@ -123,7 +136,7 @@ impl Book {
             .iter()
             .map(|it| (it.name.as_str(), it.digest.as_str()))
             .collect();
-        namespaces(state)
+        namespaces(state, &BTreeMap::new())
             .into_iter()
             .filter(|wanted| held.get(wanted.name.as_str()) != Some(&wanted.digest.as_str()))
             .map(|wanted| NotApplied {
@@ -134,6 +147,12 @@ impl Book {
             .collect()
     }
 
+    /// What was found of the namespaces with pods on the node.
+    fn audited(&mut self, state: &State<'_>, now: Timestamp) -> BTreeMap<String, AuditedNamespace> {
+        let pods = pods_by_namespace(state);
+        self.findings.of(pods.into_keys(), state.versions, now)
+    }
+
     fn exceptions(&mut self, mut exceptions: Vec<NotApplied>) {
         exceptions.sort();
         self.status.not_applied_count = number(exceptions.len());
@@ -142,13 +161,18 @@ impl Book {
     }
 }
 
-/// The namespaces with pods on the node, each with the digest of its policies as they are in the API.
-fn namespaces(state: &State<'_>) -> Vec<AppliedNamespace> {
+/// The namespaces with pods on the node, and how many pods.
+fn pods_by_namespace<'a>(state: &State<'a>) -> BTreeMap<&'a str, usize> {
     let mut pods: BTreeMap<&str, usize> = BTreeMap::new();
     for pod in state.compiled.pods.keys() {
         *pods.entry(pod.namespace.as_str()).or_default() += 1;
     }
-    let named = pods.into_iter().take(MOST_NAMESPACES);
+    pods
+}
+
+/// The namespaces with pods on the node, each with the digest of its policies as they are in the API.
+fn namespaces(state: &State<'_>, audited: &BTreeMap<String, AuditedNamespace>) -> Vec<AppliedNamespace> {
+    let named = pods_by_namespace(state).into_iter().take(MOST_NAMESPACES);
     named
         .map(|(name, pods)| {
             let (digest, policies) = state.versions.digest(name);
@@ -157,6 +181,7 @@ fn namespaces(state: &State<'_>) -> Vec<AppliedNamespace> {
                 digest,
                 policies: number(policies),
                 pods: number(pods),
+                audit: audited.get(name).cloned(),
             }
         })
         .collect()

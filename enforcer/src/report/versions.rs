@@ -8,6 +8,7 @@ use ringfence_policy::{ObjectKey, Version, applied_digest};
 #[derive(Debug, Default)]
 pub struct Versions {
     policies: BTreeMap<ObjectKey, Version>,
+    audits: BTreeMap<ObjectKey, Version>,
     unreadable: BTreeSet<ObjectKey>,
     node: Option<String>,
     changed: bool,
@@ -32,6 +33,17 @@ impl Versions {
         self.changed |= self.policies.remove(key).is_some() | self.unreadable.remove(key);
     }
 
+    /// A policy on trial is this version.
+    pub fn audit(&mut self, key: ObjectKey, version: Version) {
+        self.changed |= self.audits.get(&key) != Some(&version);
+        self.audits.insert(key, version);
+    }
+
+    /// A policy is on trial no more.
+    pub fn audit_gone(&mut self, key: &ObjectKey) {
+        self.changed |= self.audits.remove(key).is_some();
+    }
+
     /// The own node is there with this UID, or it is gone.
     pub fn own_node(&mut self, uid: Option<String>) {
         self.changed |= self.node != uid;
@@ -50,17 +62,25 @@ impl Versions {
 
     /// The digest of a namespace's policies, and how many they are.
     pub fn digest(&self, namespace: &str) -> (String, usize) {
-        let policies = self
-            .policies
-            .range(ObjectKey::new(namespace, "")..)
-            .take_while(|(key, _)| key.namespace == namespace);
-        let count = policies.clone().count();
-        let digest = applied_digest(policies.map(|(key, version)| (key.name.as_str(), version)));
-        (digest, count)
+        digest(&self.policies, namespace)
+    }
+
+    /// The digest of a namespace's policies on trial, and how many they are.
+    pub fn audit_digest(&self, namespace: &str) -> (String, usize) {
+        digest(&self.audits, namespace)
     }
 
     /// The policies that cannot be read.
     pub fn unreadables(&self) -> impl Iterator<Item = &ObjectKey> {
         self.unreadable.iter()
     }
+}
+
+fn digest(versions: &BTreeMap<ObjectKey, Version>, namespace: &str) -> (String, usize) {
+    let policies = versions
+        .range(ObjectKey::new(namespace, "")..)
+        .take_while(|(key, _)| key.namespace == namespace);
+    let count = policies.clone().count();
+    let digest = applied_digest(policies.map(|(key, version)| (key.name.as_str(), version)));
+    (digest, count)
 }

@@ -46,6 +46,7 @@ pub(crate) fn start_with(namespace: &Namespace, variant: Variant, plugin: Option
     let health = Health::new();
     let ready = health.readiness("rules", "not written yet");
     let settings = Settings {
+        auditor: None,
         report: None,
         node: NODE.to_owned(),
         own_namespace: Some(HOME.to_owned()),

@@ -45,7 +45,7 @@ fn lab(variant: Variant) -> (Lab, Receiver<Sighting>) {
 }
 
 /// Waits until packets are told of that are so.
-fn until(told: &mut Receiver<Sighting>, what: &str, so: impl Fn(&Sighting) -> bool) -> Sighting {
+pub(crate) fn until(told: &mut Receiver<Sighting>, what: &str, so: impl Fn(&Sighting) -> bool) -> Sighting {
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
         match told.try_recv() {
@@ -57,7 +57,7 @@ fn until(told: &mut Receiver<Sighting>, what: &str, so: impl Fn(&Sighting) -> bo
     panic!("never told of: {what}")
 }
 
-fn send(from: &Namespace, to: SocketAddr) {
+pub(crate) fn send(from: &Namespace, to: SocketAddr) {
     from.inside(|| {
         let any: SocketAddr = if to.is_ipv4() {
             ([0; 4], 0).into()
@@ -95,7 +95,7 @@ fn a_packet_that_is_dropped_is_told_of_with_its_direction_addresses_and_port() {
 }
 
 /// Floods pod 0 from pod 2 with packets to these ports, again and again, until told to end. Returns how many it sent.
-fn flood(lab: &Lab, ports: std::ops::Range<u16>, over: &AtomicBool) -> u64 {
+pub(crate) fn flood(lab: &Lab, ports: std::ops::Range<u16>, over: &AtomicBool) -> u64 {
     let server: IpAddr = Lab::addresses(0)[0];
     lab.pod(2).inside(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").expect("a port is free");
@@ -115,7 +115,7 @@ fn flood(lab: &Lab, ports: std::ops::Range<u16>, over: &AtomicBool) -> u64 {
 }
 
 /// Ends a flood when it goes, also when an expectation was not met.
-struct Ending<'a>(&'a AtomicBool);
+pub(crate) struct Ending<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Ending<'_> {
     fn drop(&mut self) {

@@ -2,6 +2,7 @@
 //! ipset; everything happens in network namespaces that the tests make and remove.
 
 mod agent;
+mod audit;
 mod drops;
 mod faults;
 mod gate;

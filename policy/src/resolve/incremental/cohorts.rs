@@ -28,7 +28,7 @@ pub(super) struct Meaning {
 }
 
 /// The peers of a rule: one group, or for a named port one for each number.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Cohort {
     meaning: Meaning,
     networks: Vec<IpNet>,
@@ -218,7 +218,7 @@ enum Place {
 }
 
 /// All cohorts in use.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Cohorts {
     cohorts: HashMap<Slot, Cohort>,
     slots: HashMap<Meaning, Slot>,

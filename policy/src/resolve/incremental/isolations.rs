@@ -15,7 +15,7 @@ use crate::digest::digest;
 use crate::model::{Direction, ObjectKey, Pod, Policy, PortMatch, PortSpec, Rule};
 
 /// One grant of an isolation, before the groups of named ports are known.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Item {
     /// These ports, to the one group of a cohort or to anyone.
     Ports(Option<Slot>, Ports),
@@ -32,7 +32,7 @@ impl Item {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Isolation {
     likeness: Likeness,
     items: Vec<Item>,
@@ -41,7 +41,7 @@ struct Isolation {
 }
 
 /// The isolations of the local pods.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Isolations {
     by_id: HashMap<String, Isolation>,
     by_policy: HashMap<ObjectKey, BTreeSet<String>>,

@@ -74,7 +74,7 @@ impl Event {
 /// mirror.apply(&resolver.apply(Event::Namespace(namespace)));
 /// assert_eq!(&mirror, resolver.compiled());
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Resolver {
     node: String,
     store: Store,

@@ -9,7 +9,7 @@ use crate::model::{Namespace, ObjectKey, Peer, Pod, Policy};
 use crate::world::claim;
 
 /// The pods, namespaces and policies that a resolver knows.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Store {
     pods: HashMap<String, InNamespace>,
     /// Who claims an address; mostly one.
@@ -20,7 +20,7 @@ pub(super) struct Store {
     policies: HashMap<String, BTreeMap<String, Arc<Policy>>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct InNamespace {
     by_name: BTreeMap<String, Arc<Pod>>,
     /// Names of pods by label.
@@ -28,7 +28,7 @@ struct InNamespace {
 }
 
 /// Names of objects by label and value.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct ByLabel(HashMap<String, HashMap<String, BTreeSet<String>>>);
 
 impl ByLabel {

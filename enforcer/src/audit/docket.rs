@@ -1,0 +1,274 @@
+//! Which connections policies on trial would refuse: as they begin, and among those that are there. Time comes from
+//! outside.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::conntrack::{Connection, Judge};
+use crate::droplog::{Refused, Transport, Verdict};
+
+/// How long a connection waits for its judgement. A pod's addresses and labels, and what policies say of them, come here on
+/// other ways than its packets, and may come a little later.
+pub(super) const CONSIDER: Duration = Duration::from_secs(1);
+/// The most that wait. What is one too many is judged earlier.
+const MOST_WAITING: usize = 100_000;
+/// The most connections that are remembered as told of. More may be told of more than once.
+const MOST_TOLD: usize = 500_000;
+/// The pause between two looks at all connections, where what the policies say changes all the time.
+const PAUSE: Duration = Duration::from_secs(5);
+/// A look at all connections is due that long after the last, even if nothing has changed: the kernel may not have told of
+/// all that began.
+pub(super) const EVERY: Duration = Duration::from_secs(30);
+
+/// A connection that waits.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    since: Instant,
+    connection: Connection,
+    print: u64,
+}
+
+/// The connections that wait, and those that were told of.
+#[derive(Debug)]
+pub(super) struct Docket {
+    judge: Judge,
+    /// The bit of a connection's mark that says that the real policies have ended it.
+    revoked: u32,
+    waiting: VecDeque<Waiting>,
+    /// The prints of those that wait.
+    expected: HashSet<u64>,
+    /// The prints of refused connections that were told of.
+    told: HashSet<u64>,
+    /// What is to be told from the look that is going on, or was the last.
+    standing: HashSet<u64>,
+    look_due: Instant,
+    looked: Option<Instant>,
+}
+
+impl Docket {
+    /// An empty one. All connections are to be looked at soon.
+    pub(super) fn new(judge: Judge, revoked: u32, now: Instant) -> Self {
+        Self {
+            judge,
+            revoked,
+            waiting: VecDeque::new(),
+            expected: HashSet::new(),
+            told: HashSet::new(),
+            standing: HashSet::new(),
+            look_due: now + CONSIDER,
+            looked: None,
+        }
+    }
+
+    /// From now on this is what the policies say.
+    pub(super) fn judge_by(&mut self, judge: Judge, now: Instant) {
+        self.judge = judge;
+        self.look_soon(now);
+    }
+
+    /// All connections are to be looked at soon.
+    pub(super) fn look_soon(&mut self, now: Instant) {
+        let earliest = self.looked.map_or(now, |looked| looked + PAUSE);
+        self.look_due = self.look_due.min(earliest.max(now + CONSIDER));
+    }
+
+    /// A connection begins.
+    pub(super) fn begins(&mut self, connection: Connection, print: u64, now: Instant) {
+        self.waiting.push_back(Waiting {
+            since: now,
+            connection,
+            print,
+        });
+        self.expected.insert(print);
+    }
+
+    /// The connections that would have been dropped, of those that have waited.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<Refused> {
+        let mut refused = Vec::new();
+        while let Some(first) = self.waiting.front().copied() {
+            if self.waiting.len() <= MOST_WAITING && now.saturating_duration_since(first.since) < CONSIDER {
+                break;
+            }
+            self.waiting.pop_front();
+            self.expected.remove(&first.print);
+            if let Some(found) = self.refused(&first.connection, Verdict::WouldDrop) {
+                remember(&mut self.told, first.print);
+                refused.push(found);
+            }
+        }
+        refused
+    }
+
+    /// When all connections are to be looked at.
+    pub(super) fn look_due(&self) -> Instant {
+        self.look_due
+    }
+
+    /// A look begins.
+    pub(super) fn look_begins(&mut self, now: Instant) {
+        self.look_due = now + EVERY;
+        self.standing.clear();
+    }
+
+    /// A connection is there. Returns what is to be told of it; nothing, where it is allowed or was told of.
+    pub(super) fn stands(&mut self, connection: &Connection, print: u64) -> Option<Refused> {
+        // Those that wait are judged when it is their turn.
+        if self.expected.contains(&print) {
+            return None;
+        }
+        let found = self.refused(connection, Verdict::WouldEnd)?;
+        remember(&mut self.standing, print);
+        remember(&mut self.told, print).then_some(found)
+    }
+
+    /// The look has shown everything: whoever was not seen is gone, and told of again when it comes back.
+    pub(super) fn look_ends(&mut self, now: Instant) {
+        self.told = std::mem::take(&mut self.standing);
+        self.looked = Some(now);
+    }
+
+    /// The look has not shown everything.
+    pub(super) fn look_failed(&mut self, now: Instant) {
+        self.looked = Some(now);
+        self.look_soon(now);
+    }
+
+    fn refused(&self, connection: &Connection, verdict: Verdict) -> Option<Refused> {
+        if connection.mark & self.revoked != 0 {
+            return None;
+        }
+        let direction = self.judge.objection(connection)?;
+        Some(Refused {
+            verdict,
+            direction,
+            source: connection.source,
+            destination: connection.destination,
+            transport: Transport::of(connection.service, connection.protocol),
+        })
+    }
+}
+
+/// Returns whether it is new.
+fn remember(prints: &mut HashSet<u64>, print: u64) -> bool {
+    if prints.len() >= MOST_TOLD {
+        return !prints.contains(&print);
+    }
+    prints.insert(print)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+    use std::sync::Arc;
+
+    use ringfence_policy::{Direction, Isolation, LocalPod, NodePolicies, ObjectKey, Protocol};
+
+    use super::*;
+
+    const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2));
+    const REVOKED: u32 = 0x20;
+
+    /// A judge by whom nobody may reach the pod; or anybody, where it is open.
+    fn judge(open: bool) -> Judge {
+        let isolation = Isolation {
+            id: "nothing".to_owned(),
+            policies: Vec::new(),
+            grants: Vec::new(),
+        };
+        let pod = LocalPod {
+            addresses: vec![POD],
+            ingress: (!open).then(|| Arc::new(isolation)),
+            egress: None,
+        };
+        let policies = NodePolicies {
+            pods: [(ObjectKey::new("shop", "pod"), pod)].into(),
+        };
+        Judge::new(policies, Vec::new(), false)
+    }
+
+    fn to_pod(mark: u32) -> Connection {
+        Connection {
+            source: [10, 244, 0, 9].into(),
+            destination: POD,
+            service: Some((Protocol::Tcp, 80)),
+            protocol: 6,
+            mark,
+        }
+    }
+
+    fn verdicts(found: &[Refused]) -> Vec<Verdict> {
+        found.iter().map(|refused| refused.verdict).collect()
+    }
+
+    #[test]
+    fn a_connection_is_judged_by_what_the_policies_say_a_moment_later() {
+        let start = Instant::now();
+        let mut docket = Docket::new(judge(true), REVOKED, start);
+        docket.begins(to_pod(0), 1, start);
+        docket.judge_by(judge(false), start + CONSIDER / 2);
+        assert_eq!(docket.due(start + CONSIDER / 2), []);
+        let found = docket.due(start + CONSIDER);
+        assert_eq!(verdicts(&found), [Verdict::WouldDrop]);
+        assert_eq!(found[0].direction, Direction::Ingress);
+        assert_eq!(found[0].transport, Transport::Tcp(80));
+    }
+
+    #[test]
+    fn a_connection_is_told_of_once_whoever_sees_it_and_again_when_it_comes_back() {
+        let start = Instant::now();
+        let mut docket = Docket::new(judge(false), REVOKED, start);
+        docket.begins(to_pod(0), 1, start);
+        docket.look_begins(start);
+        assert_eq!(docket.stands(&to_pod(0), 1), None, "it waits");
+        assert_eq!(
+            docket.stands(&to_pod(0), 2).map(|found| found.verdict),
+            Some(Verdict::WouldEnd)
+        );
+        assert_eq!(docket.stands(&to_pod(0), 2), None, "seen twice in one look");
+        docket.look_ends(start);
+        assert_eq!(verdicts(&docket.due(start + CONSIDER)), [Verdict::WouldDrop]);
+
+        docket.look_begins(start + EVERY);
+        assert_eq!(docket.stands(&to_pod(0), 1), None);
+        docket.look_ends(start + EVERY);
+        docket.look_begins(start + EVERY * 2);
+        assert_eq!(docket.stands(&to_pod(0), 1), None);
+        assert!(docket.stands(&to_pod(0), 2).is_some(), "it was gone");
+    }
+
+    #[test]
+    fn what_the_real_policies_have_ended_is_none_of_the_trials() {
+        let start = Instant::now();
+        let mut docket = Docket::new(judge(false), REVOKED, start);
+        docket.begins(to_pod(REVOKED), 1, start);
+        assert_eq!(docket.due(start + CONSIDER), []);
+        docket.look_begins(start + CONSIDER);
+        assert_eq!(docket.stands(&to_pod(REVOKED), 1), None);
+    }
+
+    #[test]
+    fn looks_come_soon_after_a_change_and_not_all_the_time() {
+        let start = Instant::now();
+        let mut docket = Docket::new(judge(true), REVOKED, start);
+        assert_eq!(docket.look_due(), start + CONSIDER);
+        docket.look_begins(start + CONSIDER);
+        docket.look_ends(start + CONSIDER);
+        assert_eq!(docket.look_due(), start + CONSIDER + EVERY);
+        docket.judge_by(judge(false), start + CONSIDER * 2);
+        assert_eq!(docket.look_due(), start + CONSIDER + PAUSE);
+    }
+
+    #[test]
+    fn a_flood_is_judged_early_and_takes_bounded_room() {
+        let start = Instant::now();
+        let mut docket = Docket::new(judge(false), REVOKED, start);
+        let mut found = 0;
+        for print in 0..1_000_000 {
+            docket.begins(to_pod(0), print, start);
+            found += docket.due(start).len();
+        }
+        assert!(docket.waiting.len() <= MOST_WAITING && docket.expected.len() <= MOST_WAITING);
+        assert!(docket.told.len() <= MOST_TOLD);
+        assert_eq!(found, 1_000_000 - MOST_WAITING);
+    }
+}
