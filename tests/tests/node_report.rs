@@ -54,6 +54,7 @@ fn status(node: &Node, pods: i32) -> NodeEnforcementStatus {
         digest: "abc".to_owned(),
         policies: 2,
         pods,
+        audit: None,
     };
     NodeEnforcementStatus {
         node_uid: node.uid().unwrap(),

@@ -3,6 +3,7 @@
 //! One cluster serves every case; the cases run one after another and each makes the state it starts from. Filter by
 //! name as with any test: `cargo test -p ringfence-tests --test cluster -- three_tier`.
 
+mod audit;
 mod drift;
 mod idle;
 mod lab;
@@ -55,6 +56,10 @@ const CASES: &[(&str, Case)] = &[
     (
         "drift::a_service_that_disappears_closes_its_path_and_says_so",
         drift::a_missing_service_closes,
+    ),
+    (
+        "audit::a_policy_on_trial_drops_nothing_and_tells_what_it_would",
+        audit::a_policy_on_trial_drops_nothing_and_tells_what_it_would,
     ),
     (
         "report::every_node_reports_what_its_kernel_holds",
