@@ -120,6 +120,10 @@ reasons! {
     PendingConsent,
     /// The Service is of a kind no policy can express.
     UnsupportedService,
+    /// Pods of a ServiceAccount do not carry its stamp, so no policy can give them egress.
+    PodsUnstamped,
+    /// There are more addresses than policies may hold.
+    TooManyAddresses,
     /// None of the configured DNS Services exists.
     DnsNotFound,
     /// Every generated policy is in the API server, exactly as generated.

@@ -13,6 +13,9 @@ const LABEL_VALUE: &str = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$";
 /// A DNS label: what a namespace may be called.
 const DNS_LABEL: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
+/// A DNS name of one or more labels: what a ServiceAccount may be called.
+const DNS_NAME: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
 /// A label selector with valid keys, operators and values.
 pub(crate) fn selector_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -93,6 +96,11 @@ fn expression() -> serde_json::Value {
 /// The name of a namespace.
 pub(crate) fn namespace_name_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": 63, "pattern": DNS_LABEL })
+}
+
+/// The name of a ServiceAccount.
+pub(crate) fn service_account_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "minLength": 1, "maxLength": 253, "pattern": DNS_NAME })
 }
 
 /// The name of a Service.

@@ -15,6 +15,7 @@
 //!
 //! Everything above the API server is pure: values in, values out.
 
+pub mod accounts;
 pub mod generate;
 pub mod names;
 pub mod ownership;

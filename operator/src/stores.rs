@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::future::{BoxFuture, try_join_all};
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -49,6 +52,10 @@ pub struct Stores {
     pub zero_trust_definition: Store<Definition>,
     /// The definition of ServiceAccesses.
     pub access_definition: Store<Definition>,
+    /// Admission policies that are part of Ringfence, among them those that protect stamps.
+    pub admission: Store<ValidatingAdmissionPolicy>,
+    /// Their bindings.
+    pub admission_bindings: Store<ValidatingAdmissionPolicyBinding>,
 }
 
 /// The writing ends of [`Stores`], to be run by [`Feeds::run`].
@@ -61,6 +68,8 @@ pub struct Feeds {
     accesses: Writer<ServiceAccess>,
     zero_trust_definition: Writer<Definition>,
     access_definition: Writer<Definition>,
+    admission: Writer<ValidatingAdmissionPolicy>,
+    admission_bindings: Writer<ValidatingAdmissionPolicyBinding>,
 }
 
 /// Empty caches and what fills them.
@@ -73,6 +82,8 @@ pub fn stores() -> (Stores, Feeds) {
     let (accesses, feed_accesses) = reflector::store();
     let (zero_trust_definition, feed_zero_trust_definition) = reflector::store();
     let (access_definition, feed_access_definition) = reflector::store();
+    let (admission, feed_admission) = reflector::store();
+    let (admission_bindings, feed_admission_bindings) = reflector::store();
     let stores = Stores {
         namespaces,
         pods,
@@ -82,6 +93,8 @@ pub fn stores() -> (Stores, Feeds) {
         accesses,
         zero_trust_definition,
         access_definition,
+        admission,
+        admission_bindings,
     };
     let feeds = Feeds {
         namespaces: feed_namespaces,
@@ -92,6 +105,8 @@ pub fn stores() -> (Stores, Feeds) {
         accesses: feed_accesses,
         zero_trust_definition: feed_zero_trust_definition,
         access_definition: feed_access_definition,
+        admission: feed_admission,
+        admission_bindings: feed_admission_bindings,
     };
     (stores, feeds)
 }
@@ -115,7 +130,7 @@ impl Stores {
     ) -> [(
         &'static str,
         BoxFuture<'_, Result<(), reflector::store::WriterDropped>>,
-    ); 8] {
+    ); 10] {
         [
             (
                 "CustomResourceDefinition",
@@ -124,6 +139,14 @@ impl Stores {
             (
                 "CustomResourceDefinition",
                 Box::pin(self.access_definition.wait_until_ready()),
+            ),
+            (
+                "ValidatingAdmissionPolicy",
+                Box::pin(self.admission.wait_until_ready()),
+            ),
+            (
+                "ValidatingAdmissionPolicyBinding",
+                Box::pin(self.admission_bindings.wait_until_ready()),
             ),
             ("ZeroTrustNamespace", Box::pin(self.zero_trust.wait_until_ready())),
             ("ServiceAccess", Box::pin(self.accesses.wait_until_ready())),
@@ -191,10 +214,25 @@ impl Feeds {
                 self.services,
                 forget_managers,
             )),
+            Box::pin(sink.feed(
+                watcher(Api::all(client.clone()), part_of_ringfence()),
+                self.admission,
+                forget_managers,
+            )),
+            Box::pin(sink.feed(
+                watcher(Api::all(client.clone()), part_of_ringfence()),
+                self.admission_bindings,
+                forget_managers,
+            )),
             Box::pin(sink.feed(watcher(Api::all(client), all()), self.pods, trim_pod)),
         ];
         try_join_all(feeds).await.map(|_| ())
     }
+}
+
+/// What carries the label of all of Ringfence's own objects.
+fn part_of_ringfence() -> watcher::Config {
+    watcher::Config::default().labels("app.kubernetes.io/part-of=ringfence")
 }
 
 /// Where changes go.
@@ -278,13 +316,15 @@ pub struct Versions<K> {
 
 /// A kind's name, for labels that live as long as the program.
 fn kind_name(kind: &str) -> &'static str {
-    const KINDS: [&str; 7] = [
+    const KINDS: [&str; 9] = [
         "CustomResourceDefinition",
         "Namespace",
         "NetworkPolicy",
         "Pod",
         "Service",
         "ServiceAccess",
+        "ValidatingAdmissionPolicy",
+        "ValidatingAdmissionPolicyBinding",
         "ZeroTrustNamespace",
     ];
     KINDS.into_iter().find(|name| *name == kind).unwrap_or("other")

@@ -17,7 +17,8 @@ pub struct ClusterView {
     pub namespaces: BTreeMap<String, Arc<Namespace>>,
     /// Every Service.
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
-    /// Pods, by namespace. Coverage and transitions read those of the namespace they are about, and of no other.
+    /// Pods, by namespace. Coverage and transitions read those of the namespace they are about, and of no other; peers that
+    /// are ServiceAccounts are looked for in all namespaces.
     pub pods: BTreeMap<String, Vec<Arc<Pod>>>,
     /// ZeroTrustNamespaces, by namespace: there is one per namespace at most, named `default`.
     pub zero_trust: BTreeMap<String, Arc<ZeroTrustNamespace>>,
@@ -26,6 +27,9 @@ pub struct ClusterView {
     /// NetworkPolicies of any origin, by namespace. Coverage, transitions and status read those of the namespaces they
     /// are about.
     pub policies: BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+    /// Whether the cluster refuses pods that are stamped as another ServiceAccount than they run as, see
+    /// [`crate::accounts`].
+    pub stamps_protected: bool,
     /// A cluster-scoped object that owns policies beside their ZeroTrustNamespace: the CustomResourceDefinition. None where
     /// there is no cluster to write to.
     ///

@@ -1,12 +1,13 @@
 //! From the caches to the values decisions are made from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
+use crate::accounts::{is_about, protected};
 use crate::stores::{Definition, Stores, ZERO_TRUST_DEFINITION};
 use crate::view::ClusterView;
 
@@ -46,11 +47,27 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
         .state()
         .into_iter()
         .for_each(|object| view.insert_access(object));
-    let pods = stores
-        .pods
-        .state_filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
+    view.stamps_protected = protected(&stores.admission.state(), &stores.admission_bindings.state());
+    let accounts = named_accounts(&view);
+    let pods = stores.pods.state_filter(|pod| {
+        pod.metadata.namespace.as_deref() == Some(namespace)
+            || accounts.iter().any(|account| is_about(pod, account))
+    });
     pods.into_iter().for_each(|object| view.insert_pod(object));
     view
+}
+
+/// The ServiceAccounts that any peer names. Few name any, so that few pods of other namespaces are looked at.
+fn named_accounts(view: &ClusterView) -> BTreeSet<String> {
+    let clients = view.accesses.values().flat_map(|access| &access.spec.clients);
+    let monitoring = view
+        .zero_trust
+        .values()
+        .filter_map(|resource| resource.spec.allow.monitoring.as_ref());
+    clients
+        .chain(monitoring.flat_map(|wanted| &wanted.from))
+        .filter_map(|peer| peer.service_account.clone())
+        .collect()
 }
 
 /// Adds those policies of the cache that are `wanted`.

@@ -7,8 +7,10 @@ use kube::ResourceExt;
 use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::{Direction, ObjectKey};
 
-use super::build::{Draft, Opening, PortSet, canonical, owned_by_access, owned_by_zero_trust, policy};
-use super::{Problem, Unsupported, peers, service};
+use super::build::{
+    Draft, Opening, PortSet, canonical, owned_by_access, owned_by_zero_trust, policy, portion, portions,
+};
+use super::{Problem, Unsupported, accounts, peers, service};
 use crate::names::{Origin, Purpose, numbered};
 use crate::view::ClusterView;
 
@@ -38,32 +40,35 @@ fn ingress(
     access: &ServiceAccess,
     owner: &ZeroTrustNamespace,
     target: Target,
-) -> Option<NetworkPolicy> {
+) -> Vec<NetworkPolicy> {
     let key = crate::view::key(access);
     if owner.namespace().as_deref() != Some(&key.namespace) || !owner.spec.default_deny.ingress {
-        return None;
+        return Vec::new();
     }
     let pods = canonical(target.pods);
     // The selector is part of the name, so that a change of the Service's selector is a new policy: one that selects other
     // pods in place would isolate some and open others in a single write.
     let text = serde_json::to_string(&pods).unwrap_or_default();
-    Some(policy(Draft {
-        name: numbered(
-            Purpose::AccessIngress,
-            &key.name,
-            &[&key.namespace, &key.name, &text],
-        ),
-        namespace: &key.namespace,
-        purpose: Purpose::AccessIngress,
-        origin: &Origin::from(access),
-        owners: owned_by_access(view, access),
-        pods,
-        direction: Direction::Ingress,
-        opening: Opening::To {
-            peers: peers::ingress_peers(&access.spec.clients, &key.namespace),
-            ports: target.ports,
-        },
-    }))
+    let clients = portions(peers::ingress_peers(view, &access.spec.clients, &key.namespace));
+    let one = |(number, peers)| {
+        let portion = portion(number);
+        let mut parts = vec![key.namespace.as_str(), &key.name, &text];
+        parts.extend(portion.as_deref());
+        policy(Draft {
+            name: numbered(Purpose::AccessIngress, &key.name, &parts),
+            namespace: &key.namespace,
+            purpose: Purpose::AccessIngress,
+            origin: &Origin::from(access),
+            owners: owned_by_access(view, access),
+            pods: pods.clone(),
+            direction: Direction::Ingress,
+            opening: Opening::To {
+                peers,
+                ports: target.ports.clone(),
+            },
+        })
+    };
+    clients.into_iter().enumerate().map(one).collect()
 }
 
 fn egress(
@@ -74,8 +79,7 @@ fn egress(
 ) -> Vec<NetworkPolicy> {
     let server = crate::view::key(access);
     let within = owner.namespace().unwrap_or_default();
-    let consents =
-        within == server.namespace || peers::accepts(view, &owner.spec.accept_egress_from, &server.namespace);
+    let consents = peers::consents(view, &within, &server.namespace);
     if !owner.spec.default_deny.egress || !consents {
         return Vec::new();
     }
@@ -116,6 +120,7 @@ pub(crate) fn problems(view: &ClusterView, access: &ServiceAccess) -> Vec<Proble
     let (_, mut problems) = resolve(view, access);
     let named = peers::named_namespaces(&access.spec.clients, &own);
     problems.extend(named.filter_map(|namespace| peers::obstacle(view, namespace, &own)));
+    problems.extend(accounts::problems(view, &access.spec.clients, &own));
     problems
 }
 

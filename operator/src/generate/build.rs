@@ -150,6 +150,8 @@ pub(crate) fn spec(pods: LabelSelector, direction: Direction, opening: Opening) 
     let rule = match opening {
         Opening::Nothing => None,
         Opening::Everything => Some((None, None)),
+        // An empty list of peers would be read as everybody.
+        Opening::To { peers, .. } if peers.is_empty() => None,
         Opening::To { peers, ports } => Some((Some(distinct(peers)), ports.into_api())),
     };
     let mut spec = NetworkPolicySpec {
@@ -174,6 +176,36 @@ fn direction_type(direction: Direction) -> &'static str {
         Direction::Ingress => "Ingress",
         Direction::Egress => "Egress",
     }
+}
+
+/// How many peers one policy holds, so that no object grows beyond what the API server stores.
+const PEERS: usize = 250;
+/// How many bytes of peers.
+const PEER_BYTES: usize = 256 * 1024;
+
+/// Peers in lists that each fit one policy: sorted, without duplicates, and none of them empty. The same peers give the same
+/// lists.
+pub(crate) fn portions(peers: Vec<NetworkPolicyPeer>) -> Vec<Vec<NetworkPolicyPeer>> {
+    let (mut portions, mut bytes) = (Vec::<Vec<NetworkPolicyPeer>>::new(), 0);
+    for peer in distinct(peers) {
+        let size = serde_json::to_string(&peer).unwrap_or_default().len();
+        match portions.last_mut() {
+            Some(last) if last.len() < PEERS && bytes + size <= PEER_BYTES => {
+                last.push(peer);
+                bytes += size;
+            }
+            _ => {
+                portions.push(vec![peer]);
+                bytes = size;
+            }
+        }
+    }
+    portions
+}
+
+/// What tells the policy of a portion from those of the others. The first one, mostly the only one, needs nothing.
+pub(crate) fn portion(number: usize) -> Option<String> {
+    (number > 0).then(|| format!("portion-{}", number + 1))
 }
 
 fn distinct(peers: Vec<NetworkPolicyPeer>) -> Vec<NetworkPolicyPeer> {

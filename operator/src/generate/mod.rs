@@ -1,12 +1,14 @@
 //! From what users wrote to the policies that mean it. Pure: a view in, policies and findings out.
 
 mod access;
+mod accounts;
 pub(crate) mod build;
 pub(crate) mod exempt;
 mod namespace;
 mod peers;
 mod service;
 
+pub use accounts::Doubt;
 pub(crate) use service::backends;
 
 use std::collections::BTreeSet;
@@ -101,8 +103,42 @@ pub enum Problem {
         /// The Services looked for.
         tried: Vec<ObjectKey>,
     },
+    /// The pods of a ServiceAccount are followed by their addresses, for its stamp can't be relied on. Nothing is closed
+    /// that should be open.
+    AccountByAddress {
+        /// The account's name.
+        account: String,
+        /// How many pods are followed.
+        pods: usize,
+        /// Why.
+        why: Doubt,
+    },
+    /// Pods of a ServiceAccount can't be given egress, for policies can't tell them from others.
+    AccountEgressClosed {
+        /// The account, with the namespace that denies egress.
+        account: ObjectKey,
+        /// Why.
+        why: Doubt,
+    },
+    /// A ServiceAccount has more pods than are followed by address: the others' paths stay closed.
+    TooManyPods {
+        /// The account's name.
+        account: String,
+        /// How many are followed.
+        followed: usize,
+        /// How many there are.
+        pods: usize,
+    },
     /// Nothing is denied where this resource would open something.
     NotNeeded,
+}
+
+impl Problem {
+    /// Whether it is only a note: everything asked for is there.
+    #[must_use]
+    pub fn is_note(&self) -> bool {
+        matches!(self, Self::AccountByAddress { .. })
+    }
 }
 
 /// Why a Service can't be the target of a grant.

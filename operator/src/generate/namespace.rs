@@ -6,8 +6,8 @@ use kube::ResourceExt;
 use ringfence_crd::{Monitoring, SameNamespace, ZeroTrustNamespace};
 use ringfence_policy::Direction;
 
-use super::build::{Draft, Opening, PortSet, owned_by_zero_trust, policy};
-use super::{Finding, GeneratorConfig, Problem, peers, service};
+use super::build::{Draft, Opening, PortSet, owned_by_zero_trust, policy, portion, portions};
+use super::{Finding, GeneratorConfig, Problem, accounts, peers, service};
 use crate::names::{Origin, Purpose, numbered, singleton};
 use crate::view::ClusterView;
 
@@ -31,13 +31,11 @@ pub(crate) fn policies(
         policies.extend(
             same_namespace.then(|| author.same_namespace(Purpose::SameNamespaceIngress, Direction::Ingress)),
         );
+        let monitoring = resource.spec.allow.monitoring.as_ref();
         policies.extend(
-            resource
-                .spec
-                .allow
-                .monitoring
-                .as_ref()
-                .map(|wanted| author.monitoring(wanted)),
+            monitoring
+                .into_iter()
+                .flat_map(|wanted| author.monitoring(wanted)),
         );
     }
     if denied.egress {
@@ -107,13 +105,20 @@ impl<'a> Author<'a> {
         )
     }
 
-    fn monitoring(&self, wanted: &Monitoring) -> NetworkPolicy {
-        let from = peers::ingress_peers(&wanted.from, self.namespace);
-        let opening = Opening::To {
-            peers: from,
-            ports: pod_ports(wanted),
+    fn monitoring(&self, wanted: &Monitoring) -> Vec<NetworkPolicy> {
+        let scrapers = portions(peers::ingress_peers(self.view, &wanted.from, self.namespace));
+        let one = |(number, peers)| {
+            let opening = Opening::To {
+                peers,
+                ports: pod_ports(wanted),
+            };
+            let mut policy = self.everywhere(Purpose::MonitoringIngress, Direction::Ingress, opening);
+            if let Some(portion) = portion(number) {
+                policy.metadata.name = Some(numbered(Purpose::MonitoringIngress, "", &[&portion]));
+            }
+            policy
         };
-        self.everywhere(Purpose::MonitoringIngress, Direction::Ingress, opening)
+        scrapers.into_iter().enumerate().map(one).collect()
     }
 }
 
@@ -202,5 +207,6 @@ fn missing_scrapers(view: &ClusterView, resource: &ZeroTrustNamespace) -> Vec<Pr
     let named = peers::named_namespaces(&wanted.from, &own);
     named
         .filter_map(|namespace| peers::obstacle(view, namespace, &own))
+        .chain(accounts::problems(view, &wanted.from, &own))
         .collect()
 }

@@ -7,31 +7,44 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use ringfence_crd::{NamespacePeer, Peer};
 use ringfence_policy::Selector;
 
-use super::Problem;
 use super::build::canonical;
+use super::{Problem, accounts};
 use crate::names::NAMESPACE_NAME_LABEL;
 use crate::view::ClusterView;
 
-/// The peers of a NetworkPolicy in namespace `own` that mean what the user wrote there.
-pub(crate) fn ingress_peers(peers: &[Peer], own: &str) -> Vec<NetworkPolicyPeer> {
-    peers.iter().map(|peer| ingress_peer(peer, own)).collect()
+/// The peers of a NetworkPolicy in namespace `own` that mean what the user wrote there. There may be none: a ServiceAccount
+/// that is followed by the addresses of its pods and has no pod.
+pub(crate) fn ingress_peers(view: &ClusterView, peers: &[Peer], own: &str) -> Vec<NetworkPolicyPeer> {
+    peers
+        .iter()
+        .flat_map(|peer| match (&peer.cidr, &peer.service_account) {
+            (Some(cidr), _) => vec![addresses(cidr, &peer.except)],
+            (None, Some(account)) => accounts::ingress_peers(view, peer, account, own),
+            (None, None) => vec![selected_peer(
+                peer,
+                own,
+                peer.pod_selector.clone().unwrap_or_default(),
+            )],
+        })
+        .collect()
 }
 
-fn ingress_peer(peer: &Peer, own: &str) -> NetworkPolicyPeer {
-    if let Some(cidr) = &peer.cidr {
-        let mut except = peer.except.clone();
-        except.sort();
-        except.dedup();
-        let except = Some(except).filter(|list| !list.is_empty());
-        return NetworkPolicyPeer {
-            ip_block: Some(IPBlock {
-                cidr: cidr.clone(),
-                except,
-            }),
-            ..NetworkPolicyPeer::default()
-        };
+/// A network without its exceptions.
+pub(crate) fn addresses(cidr: &str, except: &[String]) -> NetworkPolicyPeer {
+    let mut except = except.to_vec();
+    except.sort();
+    except.dedup();
+    NetworkPolicyPeer {
+        ip_block: Some(IPBlock {
+            cidr: cidr.to_owned(),
+            except: Some(except).filter(|list| !list.is_empty()),
+        }),
+        ..NetworkPolicyPeer::default()
     }
-    let pods = peer.pod_selector.clone().unwrap_or_default();
+}
+
+/// Pods of the namespaces that a peer means.
+pub(crate) fn selected_peer(peer: &Peer, own: &str, pods: LabelSelector) -> NetworkPolicyPeer {
     match (&peer.namespace, &peer.namespace_selector) {
         (Some(name), _) => pods_of(name, own, pods),
         (None, Some(selector)) => across(selector.clone(), pods),
@@ -79,14 +92,19 @@ pub(crate) fn selectors_in(
         .iter()
         .filter(|peer| peer.cidr.is_none() && reaches(view, peer, own, within));
     meant
-        .map(|peer| {
-            let selector = canonical(peer.pod_selector.clone().unwrap_or_default());
+        .filter_map(|peer| match &peer.service_account {
+            Some(account) => accounts::selector_in(view, peer, account, own, within),
+            None => Some(peer.pod_selector.clone().unwrap_or_default()),
+        })
+        .map(|selector| {
+            let selector = canonical(selector);
             (serde_json::to_string(&selector).unwrap_or_default(), selector)
         })
         .collect()
 }
 
-fn reaches(view: &ClusterView, peer: &Peer, own: &str, within: &str) -> bool {
+/// Whether a peer, written in namespace `own`, means pods of namespace `within`.
+pub(crate) fn reaches(view: &ClusterView, peer: &Peer, own: &str, within: &str) -> bool {
     match (&peer.namespace, &peer.namespace_selector) {
         (Some(name), _) => name == within,
         (None, Some(selector)) => selects(view, selector, within),
@@ -129,10 +147,16 @@ pub(crate) fn obstacle(view: &ClusterView, namespace: &str, grantor: &str) -> Op
             namespace: namespace.to_owned(),
         });
     }
-    let resource = view.effective(namespace)?;
-    let consents = namespace == grantor || accepts(view, &resource.spec.accept_egress_from, grantor);
-    let closed = resource.spec.default_deny.egress && !consents;
+    let closed = view.denied(namespace).egress && !consents(view, namespace, grantor);
     closed.then(|| Problem::PendingConsent {
         namespace: namespace.to_owned(),
     })
+}
+
+/// Whether a namespace takes egress rules for grants of namespace `grantor`.
+pub(crate) fn consents(view: &ClusterView, namespace: &str, grantor: &str) -> bool {
+    let accepted = view
+        .effective(namespace)
+        .map(|resource| &resource.spec.accept_egress_from);
+    namespace == grantor || accepted.is_some_and(|accepted| accepts(view, accepted, grantor))
 }

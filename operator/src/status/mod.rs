@@ -4,6 +4,7 @@
 //! times stay while a condition's status does, and lists keep the order they were found in.
 
 mod access;
+mod accounts;
 mod condition;
 mod coverage;
 mod namespace;

@@ -2,6 +2,7 @@
 
 use ringfence_crd::{ConditionType, Reason};
 
+use super::accounts;
 use super::condition::Finding as Condition;
 use crate::generate::{Finding, Problem, Unsupported};
 use crate::names::{Origin, OriginKind};
@@ -9,30 +10,34 @@ use crate::names::{Origin, OriginKind};
 /// How many problems a message names.
 const NAMED: usize = 5;
 
-/// ResolvedRefs, from everything that was found about a resource.
+/// ResolvedRefs, from everything that was found about a resource. What is only a note is told when nothing is wrong.
 pub(super) fn resolved(findings: &[Finding]) -> Condition {
-    let mut problems: Vec<(Reason, String)> = findings
-        .iter()
-        .filter_map(|finding| explained(&finding.origin, &finding.problem))
-        .collect();
-    problems.sort_by_key(|(reason, _)| rank(*reason));
-    let Some((worst, _)) = problems.first() else {
-        return Condition::holds(
-            ConditionType::ResolvedRefs,
-            Reason::Resolved,
-            "Everything this resource names exists and consents.",
-        );
+    let texts = |notes: bool| -> Vec<(Reason, String)> {
+        findings
+            .iter()
+            .filter(|finding| finding.problem.is_note() == notes)
+            .filter_map(|finding| explained(&finding.origin, &finding.problem))
+            .collect()
     };
-    let worst = *worst;
-    let mut texts: Vec<String> = problems
-        .iter()
-        .take(NAMED)
-        .map(|(_, text)| text.clone())
-        .collect();
-    if problems.len() > NAMED {
-        texts.push(format!("And {} more.", problems.len() - NAMED));
+    let mut problems = texts(false);
+    problems.sort_by_key(|(reason, _)| rank(*reason));
+    match problems.first() {
+        Some((worst, _)) => Condition::fails(ConditionType::ResolvedRefs, *worst, told(&problems)),
+        None => {
+            let notes = texts(true);
+            let good = "Everything this resource names exists and consents.";
+            let message = [good.to_owned(), told(&notes)].join(" ");
+            Condition::holds(ConditionType::ResolvedRefs, Reason::Resolved, message.trim_end())
+        }
     }
-    Condition::fails(ConditionType::ResolvedRefs, worst, texts.join(" "))
+}
+
+/// The first few texts, and how many there are besides.
+fn told(texts: &[(Reason, String)]) -> String {
+    let named = texts.iter().take(NAMED).map(|(_, text)| text.clone());
+    let more = texts.len().saturating_sub(NAMED);
+    let rest = (more > 0).then(|| format!("And {more} more."));
+    named.chain(rest).collect::<Vec<_>>().join(" ")
 }
 
 /// What keeps a user longest comes first: what only they can change, then what is missing, then what waits for others.
@@ -89,7 +94,7 @@ fn explained(origin: &Origin, problem: &Problem) -> Option<(Reason, String)> {
                 ),
             )
         }
-        Problem::NotNeeded => return None,
+        other => return accounts::explained(other),
     })
 }
 

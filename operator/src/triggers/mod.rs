@@ -6,12 +6,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::{
+    ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
+};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{Peer, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 
+use crate::accounts::is_about;
 use crate::names::{
     MANAGED_BY_LABEL, ORIGIN_KIND_LABEL, ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL, OriginKind,
 };
@@ -45,6 +49,10 @@ pub enum Change {
     Access(Versions<ServiceAccess>),
     /// One of our CustomResourceDefinitions.
     Definition(Versions<Definition>),
+    /// An admission policy of ours.
+    Admission(Versions<ValidatingAdmissionPolicy>),
+    /// A binding of one.
+    AdmissionBinding(Versions<ValidatingAdmissionPolicyBinding>),
     /// A whole kind was listed anew.
     Relisted,
 }
@@ -60,7 +68,8 @@ macro_rules! changes {
 }
 
 changes!(Namespace => Namespace, Pod => Pod, Service => Service, NetworkPolicy => Policy,
-    ZeroTrustNamespace => ZeroTrust, ServiceAccess => Access, Definition => Definition);
+    ZeroTrustNamespace => ZeroTrust, ServiceAccess => Access, Definition => Definition,
+    ValidatingAdmissionPolicy => Admission, ValidatingAdmissionPolicyBinding => AdmissionBinding);
 
 /// At once: somebody waits, or a hole is open.
 const NOW: Duration = Duration::ZERO;
@@ -96,7 +105,13 @@ impl Triggers {
             Change::Policy(versions) => self.policy(versions),
             Change::ZeroTrust(versions) => self.zero_trust(versions),
             Change::Access(versions) => self.access(versions),
-            Change::Namespace(_) | Change::Service(_) | Change::Pod(_) => {}
+            Change::Admission(versions) if spec_changed(versions) => self.everything(SOON),
+            Change::AdmissionBinding(versions) if spec_changed(versions) => self.everything(SOON),
+            Change::Namespace(_)
+            | Change::Service(_)
+            | Change::Pod(_)
+            | Change::Admission(_)
+            | Change::AdmissionBinding(_) => {}
         }
     }
 
@@ -117,6 +132,37 @@ impl Triggers {
         self.namespace_if_covered(&namespace, LATER);
         for access in self.accesses_of(&namespace) {
             self.queue.add(Key::Access(key(access.as_ref())), LATER);
+        }
+        self.account(versions, &namespace);
+    }
+
+    /// Whoever names the ServiceAccount that a pod runs as, or says that it does, and whoever opens egress for it.
+    fn account(&self, versions: &Versions<Pod>, namespace: &str) {
+        let pods = [&versions.old, &versions.new];
+        let names = |peers: &[Peer]| {
+            let named = peers.iter().filter_map(|peer| peer.service_account.as_deref());
+            named
+                .into_iter()
+                .any(|account| pods.into_iter().flatten().any(|pod| is_about(pod, account)))
+        };
+        let accesses = self
+            .stores
+            .accesses
+            .state_filter(|access| names(&access.spec.clients));
+        let monitored = self.stores.zero_trust.state_filter(|resource| {
+            let monitoring = resource.spec.allow.monitoring.as_ref();
+            monitoring.is_some_and(|wanted| names(&wanted.from))
+        });
+        for access in &accesses {
+            self.queue.add(Key::Access(key(access.as_ref())), SOON);
+            self.namespace_if_covered(&access.namespace().unwrap_or_default(), SOON);
+        }
+        for resource in &monitored {
+            self.queue
+                .add(Key::Namespace(resource.namespace().unwrap_or_default()), SOON);
+        }
+        if !accesses.is_empty() || !monitored.is_empty() {
+            self.namespace_if_covered(namespace, SOON);
         }
     }
 

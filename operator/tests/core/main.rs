@@ -1,6 +1,7 @@
 //! The pure core, from the outside: users' resources in, policies, writes and statuses out.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod accounts;
 mod cluster;
 mod generate;
 mod generate_properties;

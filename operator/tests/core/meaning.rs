@@ -1,14 +1,17 @@
 //! What users mean, worked out from their words alone, and what the generated policies let pass: the same.
 
 use proptest::prelude::*;
-use ringfence_policy::{Flow, Pod, Protocol, evaluate};
+use ringfence_policy::{Direction, Flow, Pod, Protocol, evaluate};
 use serde_json::Value;
 
 use crate::cluster::{ApiServer, world};
-use crate::random::{AWAY, HOME, Wishes, cluster, ground, wishes};
+use crate::random::{AWAY, Ground, HOME, Wishes, cluster, ground, wishes};
 
-/// One connection, by its ends.
+/// One connection, by its ends, and the end that is looked at.
 struct Connection<'a> {
+    ground: &'a Ground,
+    direction: Direction,
+    everybody: &'a [&'a Pod],
     from: Option<&'a Pod>,
     to: Option<&'a Pod>,
     protocol: Protocol,
@@ -57,14 +60,39 @@ pub(crate) fn is_exempt(wishes: &Wishes, pod: &Pod) -> bool {
     requirements.any(|requirement| meets(requirement, pod))
 }
 
-/// Whether a peer, written in the home namespace, means a pod.
-fn means(peer: &Value, pod: &Pod) -> bool {
+/// Whether a peer, written in the home namespace, means a pod, or, for the egress of one, can be told to mean it.
+fn means(peer: &Value, pod: &Pod, connection: &Connection<'_>) -> bool {
+    let Some(account) = peer.get("serviceAccount").and_then(Value::as_str) else {
+        return is_chosen(peer, pod);
+    };
+    let stamp = |pod: &Pod| pod.labels.get("ringfence.dev/service-account").cloned();
+    let runs_as = |pod: &Pod| {
+        let mut pods = connection.ground.pods.iter();
+        let object = pods.find(|object| object["metadata"]["name"] == pod.key.name.as_str());
+        object.is_some_and(|object| object["spec"]["serviceAccountName"] == account)
+    };
+    let lies = |other: &Pod| {
+        let same = other.key.namespace == pod.key.namespace;
+        same && stamp(other).as_deref() == Some(account) && !runs_as(other) && is_chosen(peer, other)
+    };
+    let told = || {
+        let honest = !connection.everybody.iter().any(|other| lies(other));
+        connection.ground.stamps_protected && honest && stamp(pod).as_deref() == Some(account)
+    };
+    is_chosen(peer, pod) && runs_as(pod) && (connection.direction == Direction::Ingress || told())
+}
+
+/// Whether a pod is of the namespace and has the labels that a peer names.
+fn is_chosen(peer: &Value, pod: &Pod) -> bool {
     let namespace = match peer.get("namespaceSelector") {
         None => pod.key.namespace == HOME,
         Some(all) if all.as_object().unwrap().is_empty() => true,
         Some(_) => pod.key.namespace == AWAY,
     };
-    namespace && selects(&peer["podSelector"], pod)
+    namespace
+        && peer
+            .get("podSelector")
+            .is_none_or(|selector| selects(selector, pod))
 }
 
 /// Whether a port of a pod, by number or by name, is the one that a connection goes to.
@@ -100,7 +128,7 @@ fn granted(wishes: &Wishes, connection: &Connection<'_>) -> bool {
             .as_array()
             .unwrap()
             .iter()
-            .any(|peer| means(peer, from))
+            .any(|peer| means(peer, from, connection))
             && (ports.is_empty() || ports.iter().any(|port| is_port(&port["port"], connection, "TCP")))
     });
     same || scraped
@@ -126,7 +154,7 @@ fn opens(wishes: &Wishes, access: &Value, from: &Pod, to: &Pod, connection: &Con
             .as_array()
             .unwrap()
             .iter()
-            .any(|peer| means(peer, from))
+            .any(|peer| means(peer, from, connection))
         && offered.any(|port| {
             (chosen.is_empty() || chosen.contains(&port["port"]))
                 && is_port(&port["targetPort"], connection, "TCP")
@@ -143,6 +171,7 @@ proptest! {
         ApiServer::new().settle(&mut view, HOME);
         let (world, denied) = (world(&view), view.denied(HOME));
         let outside = "192.0.2.1".parse().unwrap();
+        let everybody: Vec<&Pod> = world.pods.values().collect();
         let ends: Vec<Option<&Pod>> = world.pods.values().map(Some).chain([None]).collect();
         let closed = |end: Option<&Pod>| {
             end.is_some_and(|pod| pod.key.namespace == HOME && !is_exempt(&wishes, pod))
@@ -155,9 +184,12 @@ proptest! {
                     continue;
                 }
                 let verdict = evaluate(&world, &flow);
-                let meant = || granted(&wishes, &Connection { from, to, protocol, port });
-                let out = !(closed(from) && denied.egress) || meant();
-                let inwards = !(closed(to) && denied.ingress) || meant();
+                let meant = |direction| {
+                    let (ground, everybody) = (&ground, everybody.as_slice());
+                    granted(&wishes, &Connection { ground, direction, everybody, from, to, protocol, port })
+                };
+                let out = !(closed(from) && denied.egress) || meant(Direction::Egress);
+                let inwards = !(closed(to) && denied.ingress) || meant(Direction::Ingress);
                 prop_assert_eq!((verdict.egress.allowed(), verdict.ingress.allowed()), (out, inwards), "{:?}", flow);
             }
         }

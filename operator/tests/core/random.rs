@@ -16,6 +16,8 @@ pub(crate) const AWAY: &str = "away";
 pub(crate) struct Ground {
     pub(crate) pods: Vec<Value>,
     pub(crate) foreign: Vec<Value>,
+    /// Whether the cluster refuses wrong stamps of ServiceAccounts now. There may be older ones.
+    pub(crate) stamps_protected: bool,
 }
 
 /// What users change.
@@ -27,6 +29,7 @@ pub(crate) struct Wishes {
 
 impl std::fmt::Debug for Ground {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "\nstamps protected: {}", self.stamps_protected)?;
         self.pods
             .iter()
             .chain(&self.foreign)
@@ -44,13 +47,17 @@ impl std::fmt::Debug for Wishes {
 }
 
 pub(crate) fn ground() -> impl Strategy<Value = Ground> {
-    let pods = prop::collection::vec((prop::sample::select(vec![HOME, HOME, AWAY]), labels()), 1..6);
+    let pods = prop::collection::vec(
+        (prop::sample::select(vec![HOME, HOME, AWAY]), labels(), identity()),
+        1..6,
+    );
     let foreign = prop::collection::vec(foreign(), 0..3);
-    (pods, foreign).prop_map(|(pods, foreign)| Ground {
+    (pods, foreign, prop::bool::weighted(0.7)).prop_map(|(pods, foreign, stamps_protected)| Ground {
+        stamps_protected,
         pods: pods
             .into_iter()
             .enumerate()
-            .map(|(n, (namespace, labels))| pod(n, namespace, &labels))
+            .map(|(n, (namespace, labels, identity))| identified(pod(n, namespace, &labels), identity))
             .collect(),
         foreign: foreign
             .into_iter()
@@ -87,6 +94,7 @@ pub(crate) fn wishes() -> impl Strategy<Value = Wishes> {
 pub(crate) fn cluster(ground: &Ground, wishes: &Wishes) -> ClusterView {
     let mut view = ClusterView {
         anchor: Some(anchor()),
+        stamps_protected: ground.stamps_protected,
         ..ClusterView::default()
     };
     for name in [HOME, AWAY, "kube-system"] {
@@ -139,6 +147,35 @@ fn selector() -> impl Strategy<Value = Value> {
     ])
 }
 
+/// The ServiceAccount a pod runs as, and the one it is stamped as.
+fn identity() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
+    prop::sample::select(vec![
+        ("default", None),
+        ("cart", Some("cart")),
+        ("cart", Some("cart")),
+        ("cart", None),
+        ("other", Some("other")),
+        ("other", Some("cart")),
+    ])
+}
+
+fn identified(mut pod: Value, (account, stamp): (&str, Option<&str>)) -> Value {
+    pod["spec"]["serviceAccountName"] = json!(account);
+    if let Some(stamp) = stamp {
+        pod["metadata"]["labels"]["ringfence.dev/service-account"] = json!(stamp);
+    }
+    pod
+}
+
+/// A peer as users write it.
+fn client() -> impl Strategy<Value = Value> {
+    let account = (peer(), prop::sample::select(vec!["cart", "default"])).prop_map(|(mut peer, account)| {
+        peer["serviceAccount"] = json!(account);
+        peer
+    });
+    prop_oneof![3 => peer(), 1 => account, 1 => Just(json!({"serviceAccount": "cart"}))]
+}
+
 /// A peer as users write it, which is a peer as NetworkPolicies write it, too.
 fn peer() -> impl Strategy<Value = Value> {
     prop_oneof![
@@ -152,7 +189,7 @@ fn peer() -> impl Strategy<Value = Value> {
 
 fn zero_trust() -> impl Strategy<Value = Value> {
     let denied = prop::sample::select(vec![(true, true), (true, false), (false, true)]);
-    let monitoring = prop::option::of((prop::collection::vec(peer(), 1..3), prop::option::of(port())));
+    let monitoring = prop::option::of((prop::collection::vec(client(), 1..3), prop::option::of(port())));
     (
         denied,
         any::<bool>(),
@@ -196,7 +233,7 @@ fn exempt() -> impl Strategy<Value = Value> {
 
 fn access() -> impl Strategy<Value = Value> {
     let target = prop::sample::select(vec!["first", "second", "missing"]);
-    (target, prop::collection::vec(peer(), 1..3), prop::option::of(prop::sample::select(vec![80, 81])))
+    (target, prop::collection::vec(client(), 1..3), prop::option::of(prop::sample::select(vec![80, 81])))
         .prop_map(|(name, clients, port)| {
             json!({"targetRef": {"name": name}, "clients": clients, "ports": port.into_iter().collect::<Vec<_>>()})
         })

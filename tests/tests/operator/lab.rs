@@ -16,6 +16,7 @@ use ringfence_operator::leader::Timing;
 use ringfence_operator::run::Operator;
 use ringfence_telemetry::api_requests::ApiRequests;
 use ringfence_telemetry::client::{Limits, client};
+use ringfence_tests::source;
 use ringfence_tests::testbed::ApiServer;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -81,6 +82,15 @@ impl Lab {
             &names[1],
         ];
         assert!(server.kubectl(waiting).output().unwrap().status.success());
+        let admission = server
+            .kubectl(["apply", "-k", &source::path("config/admission")])
+            .output()
+            .unwrap();
+        assert!(
+            admission.status.success(),
+            "{}",
+            String::from_utf8_lossy(&admission.stderr)
+        );
         let config = block_on(config(&server));
         let client =
             block_on(async { client(config.clone(), Limits::default(), &ApiRequests::default()).unwrap() });
