@@ -1,13 +1,17 @@
 //! Paths that open and close when the enforcer has come so far: one for each kind of object that is watched.
 //!
 //! The client sends a packet on each path and then one that always passes; when that arrives, the server says which of
-//! the others have. No waiting for what does not come.
+//! the others have. No waiting for what does not come: packets that one processor sends arrive in their order, so the client
+//! stays on one, and each carries the number of its exchange.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 use ringfence_policy::ObjectKey;
 use ringfence_tests::net_lab::NetLab;
 use serde_json::{Value, json};
@@ -54,12 +58,12 @@ pub(crate) fn install(lab: &Lab) -> Result<()> {
     }
     let always = bind(ALWAYS)?;
     std::thread::spawn(move || {
-        let mut buffer = [0; 8];
-        while let Ok((_, from)) = always.recv_from(&mut buffer) {
+        let mut asked = [0; 8];
+        while let Ok((_, from)) = always.recv_from(&mut asked) {
             let arrived = paths.each_ref().map(|path| {
-                let mut any = 0;
-                while path.recv(&mut [0; 8]).is_ok() {
-                    any = 1;
+                let (mut any, mut number) = (0, [0; 8]);
+                while path.recv(&mut number).is_ok() {
+                    any |= u8::from(number == asked);
                 }
                 any
             });
@@ -96,12 +100,15 @@ fn show(lab: &Lab, open: bool) -> Result<()> {
 
 /// Which paths are open; `None` where no answer came.
 fn seen(lab: &Lab) -> Result<Option<[bool; 3]>> {
+    static NUMBER: AtomicU64 = AtomicU64::new(1);
     let [server, _] = NetLab::addresses(SERVER);
     lab.net.pods[usize::from(CLIENT)].inside(|| {
+        stay_on_one_processor()?;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed).to_le_bytes();
         let socket = UdpSocket::bind(("0.0.0.0", 0)).context("ask from a port")?;
         socket.set_read_timeout(Some(ANSWER))?;
         for port in [BY_POD, BY_NAMESPACE, BY_POLICY, ALWAYS] {
-            socket.send_to(b"beat", SocketAddr::new(server, port))?;
+            socket.send_to(&number, SocketAddr::new(server, port))?;
         }
         let mut arrived = [0; 3];
         Ok(socket
@@ -109,6 +116,13 @@ fn seen(lab: &Lab) -> Result<Option<[bool; 3]>> {
             .is_ok()
             .then(|| arrived.map(|any| any == 1)))
     })?
+}
+
+/// This thread, which ends with the exchange, stays where it is.
+fn stay_on_one_processor() -> Result<()> {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu()?)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &here)?)
 }
 
 fn policy(name: &str, ingress: &Value) -> Result<NetworkPolicy> {

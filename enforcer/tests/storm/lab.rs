@@ -138,6 +138,11 @@ impl Lab {
         Ok(())
     }
 
+    /// All that the enforcer has logged.
+    pub(crate) fn whole_log(&self) -> String {
+        std::fs::read_to_string(self.logs.path().join("enforcer.log")).unwrap_or_default()
+    }
+
     fn enforcer(&self) -> Result<std::sync::MutexGuard<'_, Option<Child>>> {
         self.enforcer
             .lock()
@@ -146,7 +151,7 @@ impl Lab {
 
     /// The end of what the enforcer has logged.
     pub(crate) fn log(&self) -> String {
-        let text = std::fs::read_to_string(self.logs.path().join("enforcer.log")).unwrap_or_default();
+        let text = self.whole_log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }

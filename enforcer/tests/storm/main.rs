@@ -36,8 +36,9 @@ fn storms(variant: Variant) {
         println!("iptables-{variant}, run {number}, seed {seed}: {report}");
         assert!(
             report.is_clean(),
-            "seed {seed}: {report}\n{}",
-            report.examples.join("\n")
+            "seed {seed}: {report}\n{}\n{}",
+            report.examples.join("\n"),
+            lab.whole_log()
         );
         lab.finish()
             .unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
