@@ -142,6 +142,14 @@ reasons! {
     PodsUncovered,
     /// Somebody else's policy opens covered pods further.
     Overridden,
+    /// The kernels of all nodes that run these pods hold these policies.
+    Enforced,
+    /// A node that runs these pods does not report these policies yet.
+    NodesPending,
+    /// A node's kernel could not be brought to these policies.
+    NodesFailing,
+    /// A node's enforcer is not heard of.
+    NodesStale,
     /// No enforcer reports what its kernel holds.
     NoEnforcer,
 }

@@ -32,6 +32,7 @@ pub mod expectations;
 pub mod leader;
 pub mod metrics;
 pub mod queue;
+pub mod reports;
 pub mod run;
 pub mod stores;
 pub mod triggers;

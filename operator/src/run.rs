@@ -25,6 +25,7 @@ use crate::generate::GeneratorConfig;
 use crate::leader::{Election, LeaderError, Timing};
 use crate::metrics::OperatorMetrics;
 use crate::queue::{Backoff, Queue};
+use crate::reports::feed::Feed;
 use crate::stores::{Stores, stores};
 use crate::triggers::{Triggers, is_claimed};
 
@@ -105,6 +106,13 @@ impl Operator {
 
         let mut background = JoinSet::new();
         background.spawn(feeds.run(self.client.clone(), triggers.clone(), metrics.clone()));
+        let feed = Feed {
+            reports: stores.reports.clone(),
+            triggers: triggers.clone(),
+            metrics: metrics.clone(),
+            namespace: lease_namespace.clone(),
+        };
+        background.spawn(feed.run(self.client.clone()));
         let serving = CancellationToken::new();
         let served = serving.clone();
         background.spawn(async move { server.serve(served).await.map_err(Error::from) });

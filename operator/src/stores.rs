@@ -23,6 +23,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, watch_message};
 use crate::metrics::OperatorMetrics;
+use crate::reports::Reports;
 use crate::triggers::{Change, Triggers};
 
 /// The name of the CustomResourceDefinition of ZeroTrustNamespaces.
@@ -56,6 +57,8 @@ pub struct Stores {
     pub admission: Store<ValidatingAdmissionPolicy>,
     /// Their bindings.
     pub admission_bindings: Store<ValidatingAdmissionPolicyBinding>,
+    /// What the nodes' enforcers report.
+    pub reports: Reports,
 }
 
 /// The writing ends of [`Stores`], to be run by [`Feeds::run`].
@@ -95,6 +98,7 @@ pub fn stores() -> (Stores, Feeds) {
         access_definition,
         admission,
         admission_bindings,
+        reports: Reports::default(),
     };
     let feeds = Feeds {
         namespaces: feed_namespaces,

@@ -10,6 +10,8 @@ use kube::ResourceExt;
 use ringfence_crd::{DefaultDeny, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::{Labels, ObjectKey};
 
+use crate::reports::NodeReports;
+
 /// A snapshot of everything a decision depends on. The objects are shared with the caches they come from.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
@@ -30,6 +32,8 @@ pub struct ClusterView {
     /// Whether the cluster refuses pods that are stamped as another ServiceAccount than they run as, see
     /// [`crate::accounts`].
     pub stamps_protected: bool,
+    /// What the nodes' enforcers report.
+    pub reports: Arc<NodeReports>,
     /// A cluster-scoped object that owns policies beside their ZeroTrustNamespace: the CustomResourceDefinition. None where
     /// there is no cluster to write to.
     ///

@@ -15,8 +15,12 @@ use crate::metrics::Counters;
 
 /// Who writes, as the API server records it.
 const MANAGER: &str = "ringfence-enforcer";
-/// The pause after a write.
+/// The pause after a write, where there were several in a row: a restless cluster has many nodes that write.
 const PAUSE: Duration = Duration::from_secs(3);
+/// The pause after one of the first few: somebody may wait for what a single change has led to.
+const SHORT_PAUSE: Duration = Duration::from_millis(300);
+/// How many those are. One comes back with every long pause without a write.
+const FEW: u32 = 5;
 /// The pause after a failure: whoever has to install or permit something takes longer than that.
 const RETRY: Duration = Duration::from_secs(30);
 /// How often to look whether the object is still there.
@@ -76,6 +80,7 @@ async fn report(
     // The UID of the node in whose name the object was made.
     let mut made_for: Option<String> = None;
     let mut failing = false;
+    let mut pace = Pace::default();
     loop {
         match timeout(LOOK, reports.changed()).await {
             Ok(Ok(())) => {}
@@ -94,7 +99,7 @@ async fn report(
             Ok(()) => {
                 made_for = Some(status.node_uid);
                 failing = false;
-                sleep(PAUSE).await;
+                sleep(pace.pause(Instant::now())).await;
             }
             // Somebody deleted it: it is made again at once.
             Err(kube::Error::Api(status)) if status.is_not_found() && made_for.is_some() => {
@@ -114,6 +119,31 @@ async fn report(
                 reports.mark_changed();
                 sleep(RETRY).await;
             }
+        }
+    }
+}
+
+/// How fast writes may follow each other: a few at once, many slowly.
+#[derive(Debug, Default)]
+struct Pace {
+    spent: u32,
+    last: Option<Instant>,
+}
+
+impl Pace {
+    /// How long to wait after the write that ends now.
+    fn pause(&mut self, now: Instant) -> Duration {
+        let rest = self.last.map_or(Duration::MAX, |last| now.duration_since(last));
+        let regained = rest.as_millis() / PAUSE.as_millis();
+        self.spent = self
+            .spent
+            .saturating_sub(u32::try_from(regained).unwrap_or(u32::MAX));
+        self.last = Some(now);
+        if self.spent < FEW {
+            self.spent += 1;
+            SHORT_PAUSE
+        } else {
+            PAUSE
         }
     }
 }
@@ -202,4 +232,21 @@ fn lease(name: &str, node: &str, uid: &str) -> Value {
             "renewTime": format!("{:.6}", Timestamp::now()),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_writes_come_fast_and_many_slowly() {
+        let (mut pace, start) = (Pace::default(), Instant::now());
+        for _ in 0..FEW {
+            assert_eq!(pace.pause(start), SHORT_PAUSE);
+        }
+        assert_eq!(pace.pause(start), PAUSE);
+        assert_eq!(pace.pause(start + PAUSE / 2), PAUSE);
+        assert_eq!(pace.pause(start + PAUSE * 2), SHORT_PAUSE);
+        assert_eq!(pace.pause(start + PAUSE * 2), PAUSE);
+    }
 }

@@ -32,7 +32,10 @@ impl Controller {
         let outline = outline(&view, &resource);
         let generated: BTreeSet<ObjectKey> = outline.policies.iter().map(key_of).collect();
         snapshot::add_policies(&mut view, &self.stores, |policy| {
-            access_of(policy).as_ref() == Some(access) || generated.contains(&key_of(policy))
+            // What nodes hold is told namespace by namespace, so the others' count, too.
+            policy.metadata.namespace.as_deref() == Some(&access.namespace)
+                || access_of(policy).as_ref() == Some(access)
+                || generated.contains(&key_of(policy))
         });
         let own = |failure: &&WriteFailure| generated.contains(&failure.policy);
         let failures: Vec<WriteFailure> = lock(&self.failures).values().filter(own).cloned().collect();

@@ -25,6 +25,7 @@ pub(super) fn snapshot(stores: &Stores, namespace: &str) -> ClusterView {
 pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView {
     let mut view = ClusterView {
         anchor: anchor(stores),
+        reports: stores.reports.now(),
         ..ClusterView::default()
     };
     stores

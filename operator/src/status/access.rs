@@ -5,11 +5,11 @@ use kube::ResourceExt;
 use ringfence_crd::{ConditionType, Reason, ServiceAccessStatus};
 use ringfence_policy::{ObjectKey, Pod, Selector};
 
+use super::AccessInput;
 use super::condition::{Finding, summarised, written};
-use super::namespace::no_enforcer;
+use super::enforced::enforced;
 use super::programmed::programmed;
 use super::references::resolved;
-use super::{AccessInput, ENFORCED_UNKNOWN};
 use crate::generate::{Problem, backends};
 use crate::names::ORIGIN_UID_LABEL;
 use crate::ownership::Ledger;
@@ -19,6 +19,8 @@ use crate::ownership::Ledger;
 pub fn access_status(input: &AccessInput<'_>) -> ServiceAccessStatus {
     let previous = input.resource.status.clone().unwrap_or_default();
     let generation = input.resource.metadata.generation;
+    let namespace = input.resource.namespace().unwrap_or_default();
+    let (enforcement, enforced_in_short) = enforced(input.view, &namespace);
     let findings = vec![
         accepted(input),
         resolved(&input.outline.findings),
@@ -28,13 +30,13 @@ pub fn access_status(input: &AccessInput<'_>) -> ServiceAccessStatus {
             leftovers(input),
             input.failures,
         ),
-        no_enforcer(),
+        enforcement,
     ];
     ServiceAccessStatus {
         observed_generation: generation,
         conditions: written(summarised(findings), &previous.conditions, generation, input.now),
         backends: Some(reachable(input)),
-        enforced: Some(ENFORCED_UNKNOWN.to_owned()),
+        enforced: Some(enforced_in_short),
         policy_count: i32::try_from(input.outline.policies.len()).ok(),
     }
 }

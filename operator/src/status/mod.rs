@@ -7,6 +7,7 @@ mod access;
 mod accounts;
 mod condition;
 mod coverage;
+mod enforced;
 mod namespace;
 mod programmed;
 mod references;
@@ -20,9 +21,6 @@ use crate::view::ClusterView;
 
 pub use access::access_status;
 pub use namespace::namespace_status;
-
-/// What stands in the printer column while no enforcer reports what its kernel holds.
-const ENFORCED_UNKNOWN: &str = "Unknown";
 
 /// A write that the API server refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,11 +4,12 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use ringfence_crd::{ConditionType, PolicyRecord, Reason, ZeroTrustNamespaceStatus};
 
+use super::NamespaceInput;
 use super::condition::{Finding, in_order_of, summarised, written};
 use super::coverage::covered;
+use super::enforced::enforced;
 use super::programmed::programmed;
 use super::references::resolved;
-use super::{ENFORCED_UNKNOWN, NamespaceInput};
 use crate::names::{ORIGIN_KIND_LABEL, OriginKind};
 use crate::ownership::Ledger;
 
@@ -22,6 +23,7 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
     let leftovers = own.iter().filter(|policy| !generated(input, policy)).count();
     let denied = input.view.denied(&namespace);
     let (coverage, in_short, coverage_finding) = covered(input.view, &namespace, denied);
+    let (enforcement, enforced_in_short) = enforced(input.view, &namespace);
     let findings = vec![
         accepted(resource.metadata.deletion_timestamp.is_some()),
         resolved(&input.generated.findings),
@@ -32,7 +34,7 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
             input.failures,
         ),
         coverage_finding,
-        no_enforcer(),
+        enforcement,
     ];
     let generation = resource.metadata.generation;
     let records: Vec<PolicyRecord> = own.iter().map(|policy| record(policy)).collect();
@@ -41,7 +43,7 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
         conditions: written(summarised(findings), &previous.conditions, generation, input.now),
         coverage: Some(coverage),
         covered: Some(in_short),
-        enforced: Some(ENFORCED_UNKNOWN.to_owned()),
+        enforced: Some(enforced_in_short),
         policy_count: Some(i32::try_from(own.len()).unwrap_or(i32::MAX)),
         policies: in_order_of(&previous.policies, records, |record| record.name.clone()),
     }
@@ -96,14 +98,4 @@ fn accepted(terminating: bool) -> Finding {
             "The spec is valid and in force.",
         )
     }
-}
-
-/// Enforced, as long as nobody reports what a kernel holds: nothing is claimed.
-pub(super) fn no_enforcer() -> Finding {
-    Finding::unknown(
-        ConditionType::Enforced,
-        Reason::NoEnforcer,
-        "No enforcer reports what the nodes' kernels hold, so nothing is known about enforcement: it is up to the \
-         cluster's network plugin.",
-    )
 }

@@ -20,6 +20,7 @@ use crate::names::{
     MANAGED_BY_LABEL, ORIGIN_KIND_LABEL, ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL, OriginKind,
 };
 use crate::queue::Queue;
+use crate::reports::Concerned;
 use crate::stores::{Definition, Stores, Versions};
 use crate::view::key;
 
@@ -125,6 +126,19 @@ impl Triggers {
         }
     }
 
+    /// Nodes report something else.
+    pub fn reported(&self, concerned: &Concerned) {
+        let Concerned::Namespaces(namespaces) = concerned else {
+            return self.everything(SOON);
+        };
+        for namespace in namespaces {
+            self.namespace_if_covered(namespace, SOON);
+            for access in self.accesses_of(namespace) {
+                self.queue.add(Key::Access(key(access.as_ref())), SOON);
+            }
+        }
+    }
+
     fn pod(&self, versions: &Versions<Pod>) {
         let Some(namespace) = either(versions).and_then(ResourceExt::namespace) else {
             return;
@@ -189,6 +203,12 @@ impl Triggers {
             self.queue.add(Key::Namespace(namespace.clone()), NOW);
         } else {
             self.namespace_if_covered(&namespace, NOW);
+        }
+        // Each says whether the nodes hold all policies of its namespace.
+        if !self.stores.reports.now().nodes.is_empty() {
+            for access in self.accesses_of(&namespace) {
+                self.queue.add(Key::Access(key(access.as_ref())), SOON);
+            }
         }
         for origin in [&versions.old, &versions.new]
             .into_iter()

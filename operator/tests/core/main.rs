@@ -3,6 +3,7 @@
 
 mod accounts;
 mod cluster;
+mod enforced;
 mod generate;
 mod generate_properties;
 mod meaning;

@@ -37,17 +37,21 @@ metadata: {name: api, namespace: home}
 spec: {replicas: 2, template: {metadata: {labels: {app: api}}, spec: {containers: [{name: api}]}}}
 ";
 
-fn at(second: i64) -> Timestamp {
+pub(crate) fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn settled() -> ClusterView {
+pub(crate) fn settled() -> ClusterView {
     let mut view = view(HOME);
     ApiServer::new().settle(&mut view, "home");
     view
 }
 
-fn of_namespace(view: &ClusterView, failures: &[WriteFailure], now: i64) -> ZeroTrustNamespaceStatus {
+pub(crate) fn of_namespace(
+    view: &ClusterView,
+    failures: &[WriteFailure],
+    now: i64,
+) -> ZeroTrustNamespaceStatus {
     let generated = generated(view, "home");
     let resource = &view.zero_trust["home"];
     namespace_status(&NamespaceInput {
@@ -59,7 +63,7 @@ fn of_namespace(view: &ClusterView, failures: &[WriteFailure], now: i64) -> Zero
     })
 }
 
-fn of_access(view: &ClusterView) -> ServiceAccessStatus {
+pub(crate) fn of_access(view: &ClusterView) -> ServiceAccessStatus {
     let resource = &view.accesses[&ObjectKey::new("home", "api")];
     let outline = outline(view, resource);
     access_status(&AccessInput {

@@ -66,6 +66,10 @@ const CASES: &[(&str, Case)] = &[
         report::every_node_reports_what_its_kernel_holds,
     ),
     (
+        "report::status_tells_whether_the_enforcers_live",
+        report::status_tells_whether_the_enforcers_live,
+    ),
+    (
         "seen::a_dropped_packet_is_told_of_by_a_line_a_counter_and_an_event",
         seen::a_dropped_packet_is_told_of,
     ),

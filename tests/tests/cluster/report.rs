@@ -29,6 +29,24 @@ pub(crate) fn every_node_reports_what_its_kernel_holds(lab: &Lab) -> Result<()> 
     owned_and_alive(lab)
 }
 
+pub(crate) fn status_tells_whether_the_enforcers_live(lab: &Lab) -> Result<()> {
+    lab.close_shop()?;
+    lab.until("the nodes hold the policies", || says(lab, "True/Enforced"))?;
+    lab.send_enforcers_away()?;
+    lab.until("nobody says that they do any more", || {
+        says(lab, "Unknown/NodesStale")
+    })?;
+    lab.bring_enforcers_back()?;
+    lab.until("the nodes hold them again", || says(lab, "True/Enforced"))
+}
+
+/// Whether this is what Enforced says, and the resources are ready.
+fn says(lab: &Lab, wanted: &str) -> Result<bool> {
+    let path = "jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Enforced\")].status}/{.status.conditions[?(@.type==\"Enforced\")].reason} {end}";
+    let said = lab.kubectl(&["-n", SHOP, "get", "ztn,sva", "-o", path])?;
+    Ok(!said.is_empty() && said.split_whitespace().all(|one| one == wanted))
+}
+
 /// Each object belongs to its node, and each enforcer's Lease is renewed.
 fn owned_and_alive(lab: &Lab) -> Result<()> {
     for report in reports(lab)? {

@@ -26,9 +26,9 @@ pub(crate) fn status_says_what_is_covered(lab: &Lab) -> Result<()> {
         "unexpected row: {row}"
     );
     let path = "jsonpath={.status.conditions[?(@.type==\"Covered\")].status}/{.status.conditions[?(@.type==\"Enforced\")].status}";
-    let conditions = lab.kubectl(&["-n", "production", "get", "ztn", "default", "-o", path])?;
-    ensure!(conditions == "True/Unknown", "Covered/Enforced is {conditions}");
-    Ok(())
+    lab.until("it is covered, and enforced by the nodes", || {
+        Ok(lab.kubectl(&["-n", "production", "get", "ztn", "default", "-o", path])? == "True/True")
+    })
 }
 
 /// The cells that are not what they should be, in words.

@@ -8,6 +8,7 @@ mod accounts;
 mod changes;
 mod continuity;
 mod drift;
+mod enforced;
 mod lab;
 mod refusals;
 mod running;
