@@ -1,9 +1,11 @@
 //! ZeroTrustNamespace: what a namespace denies, and its well-known openings.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelectorRequirement;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::selector::requirements_schema;
 use crate::{NamespacePeer, Peer, PodPort, ZeroTrustNamespaceStatus};
 
 /// What a namespace denies, and the well-known openings it keeps.
@@ -39,6 +41,13 @@ pub struct ZeroTrustNamespaceSpec {
     #[x_kube(validation = Rule::new("self.ingress || self.egress")
         .message("defaultDeny must deny at least one of ingress and egress: to deny neither, delete the ZeroTrustNamespace"))]
     pub default_deny: DefaultDeny,
+
+    /// Pods that are left alone: those whose labels meet at least one of these requirements. No generated policy isolates
+    /// them, so everything from and to them stays as open as it was. `NotIn` and `DoesNotExist` also leave alone pods that
+    /// lack the label.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "requirements_schema")]
+    pub exempt: Vec<LabelSelectorRequirement>,
 
     /// Well-known traffic that stays allowed.
     #[serde(default)]

@@ -40,6 +40,16 @@ pub(crate) fn selector_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A bounded list of requirements on labels.
+pub(crate) fn requirements_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 16,
+        "x-kubernetes-list-type": "atomic",
+        "items": expression(),
+    })
+}
+
 fn expression() -> serde_json::Value {
     serde_json::json!({
         "type": "object",

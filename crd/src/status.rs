@@ -74,13 +74,13 @@ pub struct ServiceAccessStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Coverage {
-    /// Pods of the namespace that policies can apply to: all but finished and host-network pods.
+    /// Pods of the namespace that shall be isolated: all but finished, host-network and exempt pods.
     pub pods: i32,
     /// Pods isolated for ingress.
     pub isolated_ingress: i32,
     /// Pods isolated for egress.
     pub isolated_egress: i32,
-    /// Pods left alone on purpose.
+    /// Pods left alone on purpose, by `spec.exempt`.
     pub exempt: i32,
     /// Pods in their node's network, to which no NetworkPolicy applies.
     pub host_network: i32,

@@ -154,6 +154,9 @@ impl From<&ServiceAccess> for Origin {
 /// The longest readable part of a generated name, so that the whole stays within a label's 63 characters.
 const READABLE: usize = 50;
 
+/// How many digits of a digest a name ends with.
+const DIGITS: usize = 12;
+
 /// The name of a policy of which a namespace has one: `ringfence-deny-ingress`.
 #[must_use]
 pub fn singleton(purpose: Purpose) -> String {
@@ -168,7 +171,20 @@ pub fn numbered(purpose: Purpose, readable: &str, parts: &[&str]) -> String {
     let mut stem = format!("ringfence-{}-{readable}", purpose.as_str());
     stem.truncate(READABLE);
     let stem = stem.trim_end_matches(['-', '.']);
-    format!("{stem}-{}", &digest(&[&[purpose.as_str()], parts].concat())[..12])
+    format!(
+        "{stem}-{}",
+        &digest(&[&[purpose.as_str()], parts].concat())[..DIGITS]
+    )
+}
+
+/// A name for another version of a policy, told apart by `text`: the readable part of its name, and a digest of both.
+#[must_use]
+pub fn varied(name: &str, text: &str) -> String {
+    let stem = match name.rsplit_once('-') {
+        Some((stem, last)) if last.len() == DIGITS && last.bytes().all(|b| b.is_ascii_hexdigit()) => stem,
+        _ => name,
+    };
+    format!("{stem}-{}", &digest(&[name, text])[..DIGITS])
 }
 
 /// A digest of parts, as hexadecimal digits. Each part is preceded by its length, so that no two lists of parts read
@@ -209,6 +225,15 @@ mod tests {
                 assert!(label.ends_with(|c: char| c.is_ascii_alphanumeric()), "{name}");
             }
         }
+    }
+
+    #[test]
+    fn a_variant_keeps_what_can_be_read_of_a_name_and_differs_from_it() {
+        let name = numbered(Purpose::AccessIngress, &"x".repeat(63), &["n"]);
+        let variant = varied(&name, "a");
+        assert_eq!(variant[..50], name[..50]);
+        assert!(variant.len() <= 63 && variant != name && variant != varied(&name, "b"));
+        assert!(varied(&singleton(Purpose::Dns), "a").starts_with("ringfence-dns-"));
     }
 
     #[test]

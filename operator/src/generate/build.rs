@@ -19,7 +19,7 @@ use ringfence_policy::Direction;
 use crate::names::{
     ARGO_COMPARE_ANNOTATION, ARGO_SYNC_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, ORIGIN_KIND_LABEL,
     ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL, ORIGIN_UID_LABEL, Origin, PURPOSE_LABEL, Purpose,
-    SPEC_DIGEST_ANNOTATION, digest,
+    SPEC_DIGEST_ANNOTATION, digest, varied,
 };
 use crate::view::ClusterView;
 
@@ -112,7 +112,8 @@ fn labels(origin: &Origin, purpose: Purpose) -> BTreeMap<String, String> {
 }
 
 fn annotations(origin: &Origin, namespace: &str, spec: &NetworkPolicySpec) -> BTreeMap<String, String> {
-    let mut annotations = BTreeMap::from([(SPEC_DIGEST_ANNOTATION.to_owned(), spec_digest(origin, spec))]);
+    let mut annotations =
+        BTreeMap::from([(SPEC_DIGEST_ANNOTATION.to_owned(), spec_digest(&origin.uid, spec))]);
     // Argo CD sees a child through its owner; one that comes from another namespace's resource has no owner it knows.
     if origin.key.namespace != namespace {
         annotations.insert(ARGO_COMPARE_ANNOTATION.to_owned(), "IgnoreExtraneous".to_owned());
@@ -123,9 +124,25 @@ fn annotations(origin: &Origin, namespace: &str, spec: &NetworkPolicySpec) -> BT
 
 /// The digest of a spec and of what it comes from, as it stands in [`SPEC_DIGEST_ANNOTATION`]: a resource made anew under the
 /// same name is another origin.
-fn spec_digest(origin: &Origin, spec: &NetworkPolicySpec) -> String {
+fn spec_digest(uid: &str, spec: &NetworkPolicySpec) -> String {
     // A spec is made of strings, numbers and lists: it can always be written as JSON.
-    digest(&[&origin.uid, &serde_json::to_string(spec).unwrap_or_default()])[..16].to_owned()
+    digest(&[uid, &serde_json::to_string(spec).unwrap_or_default()])[..16].to_owned()
+}
+
+/// The same policy over fewer pods, under a name of its own: a policy that selected other pods in place would isolate some
+/// and open others in a single write.
+pub(crate) fn narrowed(mut policy: NetworkPolicy, pods: LabelSelector) -> NetworkPolicy {
+    let pods = canonical(pods);
+    let text = serde_json::to_string(&pods).unwrap_or_default();
+    let uid = policy.labels().get(ORIGIN_UID_LABEL).cloned().unwrap_or_default();
+    policy.metadata.name = Some(varied(&policy.name_any(), &text));
+    let mut spec = policy.spec.take().unwrap_or_default();
+    spec.pod_selector = Some(pods);
+    policy
+        .annotations_mut()
+        .insert(SPEC_DIGEST_ANNOTATION.to_owned(), spec_digest(&uid, &spec));
+    policy.spec = Some(spec);
+    policy
 }
 
 /// The spec of a policy for one direction.

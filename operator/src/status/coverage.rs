@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use ringfence_crd::{ConditionType, Coverage, DefaultDeny, Reason};
-use ringfence_policy::{Direction, ObjectKey, Pod, PodCoverage, Policy, World, coverage};
+use ringfence_policy::{
+    Coverage as PodsCoverage, Direction, ObjectKey, Pod, PodCoverage, Policy, World, coverage,
+};
 
 use super::condition::Finding;
+use crate::generate::exempt;
 use crate::ownership::Ledger;
 use crate::view::ClusterView;
 
@@ -19,7 +22,8 @@ pub(super) fn covered(
     denied: DefaultDeny,
 ) -> (Coverage, String, Finding) {
     let (world, ours) = world(view, namespace);
-    let read = coverage(&world, |policy| !ours.contains(&policy.key));
+    let mut read = coverage(&world, |policy| !ours.contains(&policy.key));
+    let exempt = take_exempt(view, namespace, &world, &mut read);
     let is_isolated = |pod: &PodCoverage, direction| pod.direction(direction).is_isolated();
     let is_covered = |pod: &PodCoverage| asked(denied).all(|direction| is_isolated(pod, direction));
     let mut uncovered: Vec<String> = read
@@ -44,11 +48,25 @@ pub(super) fn covered(
         pods: count(read.pods.len()),
         isolated_ingress: isolated_in(Direction::Ingress),
         isolated_egress: isolated_in(Direction::Egress),
-        exempt: 0,
+        exempt: count(exempt),
         host_network: count(read.host_network.len()),
         uncovered,
     };
     (coverage, in_short, finding)
+}
+
+/// Takes the pods that are left alone on purpose out of what was read; how many there are.
+fn take_exempt(view: &ClusterView, namespace: &str, world: &World, read: &mut PodsCoverage) -> usize {
+    let exempt = view
+        .effective(namespace)
+        .map(|owner| exempt::selectors(owner))
+        .unwrap_or_default();
+    let all = read.pods.len();
+    read.pods.retain(|key, _| {
+        let pod = world.pods.get(key);
+        !pod.is_some_and(|pod| exempt.iter().any(|selector| selector.matches(&pod.labels)))
+    });
+    all - read.pods.len()
 }
 
 fn asked(denied: DefaultDeny) -> impl Iterator<Item = Direction> {

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! per direction:   bridges ─► creations ─► edits that widen ─► edits that narrow ─► removals ─► bridges away
-//! between them:    the direction that closes first, the one that opens last
+//! between them:    the direction that closes first, the one that opens last; where one does both (other pods are left
+//!                  alone than before), the first three of both directions, then the last three of both
 //! ```
 //!
 //! Widening before narrowing keeps what both old and new allow. Closing one direction before the other opens keeps closed

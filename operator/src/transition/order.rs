@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use ringfence_policy::{Direction, Pod, Policy};
+use ringfence_policy::{Direction, Pod, Policy, Selector};
 
 use super::changes::{Changes, Edit, Known};
 use super::sides::Side;
 use super::{Cause, Step, Version, bridge};
+use crate::generate::exempt;
 use crate::ownership::replacement;
 use crate::view::{ClusterView, key};
 
@@ -24,37 +25,73 @@ pub(super) fn steps(view: &ClusterView, namespace: &str, changes: &Changes) -> V
         .map(|pod| Pod::from_api(pod))
         .filter(|pod| !pod.host_network && !pod.finished)
         .collect();
-    let sides = DIRECTIONS.map(|direction| (direction, Side::of(changes, &pods, direction)));
+    let spared: Vec<Selector> = view
+        .effective(namespace)
+        .map(|owner| exempt::selectors(owner))
+        .unwrap_or_default();
+    let sides = DIRECTIONS.map(|direction| (direction, Side::of(changes, &pods, direction, &spared)));
     let stages = stages(changes, &sides);
     stages
         .iter()
-        .flat_map(|stage| {
+        .flat_map(|(stage, phase)| {
             Stage {
                 view,
                 namespace,
                 changes,
                 sides: &sides,
                 stage,
+                phase: *phase,
             }
             .steps()
         })
         .collect()
 }
 
+/// Which of the writes of its directions a stage consists of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// All of them.
+    Whole,
+    /// Those that close pods, or widen what isolated pods let pass.
+    Closing,
+    /// The others.
+    Opening,
+}
+
+impl Phase {
+    fn closes(self) -> bool {
+        self != Self::Opening
+    }
+
+    fn opens(self) -> bool {
+        self != Self::Closing
+    }
+}
+
 /// The directions in the order in which they are dealt with: those that close first, those that open last. Directions that
-/// one write changes together are one stage.
-fn stages(changes: &Changes, sides: &[(Direction, Side); 2]) -> Vec<Vec<Direction>> {
+/// one write changes together are one stage. Where one direction closes some pods and opens others (other pods are left alone
+/// than before), all closing comes before all opening: else the two ends of a connection, each of which denied it before
+/// or does after, could both be open in between.
+fn stages(changes: &Changes, sides: &[(Direction, Side); 2]) -> Vec<(Vec<Direction>, Phase)> {
     let together = changes.edits.iter().any(|edit| {
         DIRECTIONS.iter().all(|direction| {
             edit.before.meaning.rules(*direction).is_some() || edit.after.meaning.rules(*direction).is_some()
         })
     });
     if together || changes.removals.iter().any(|known| governs_both(&known.meaning)) {
-        return vec![DIRECTIONS.to_vec()];
+        return vec![(DIRECTIONS.to_vec(), Phase::Whole)];
     }
     let mut ordered: Vec<&(Direction, Side)> = sides.iter().collect();
     ordered.sort_by_key(|(_, side)| (!side.closes, side.opens));
-    ordered.iter().map(|(direction, _)| vec![*direction]).collect()
+    let directions = ordered.iter().map(|(direction, _)| vec![*direction]);
+    let selects = |edit: &Edit| Move::of(edit) == Move::Selects;
+    if sides.iter().any(|(_, side)| side.closes && side.opens) && !changes.edits.iter().any(selects) {
+        let closing = directions.clone().map(|stage| (stage, Phase::Closing));
+        return closing
+            .chain(directions.map(|stage| (stage, Phase::Opening)))
+            .collect();
+    }
+    directions.map(|stage| (stage, Phase::Whole)).collect()
 }
 
 fn governs_both(policy: &Policy) -> bool {
@@ -70,6 +107,7 @@ struct Stage<'a> {
     changes: &'a Changes,
     sides: &'a [(Direction, Side); 2],
     stage: &'a [Direction],
+    phase: Phase,
 }
 
 impl Stage<'_> {
@@ -80,19 +118,11 @@ impl Stage<'_> {
             .changes
             .creations
             .iter()
-            .filter(|(known, _)| self.concerns(&known.meaning));
+            .filter(|(known, _)| self.phase.closes() && self.concerns(&known.meaning));
         let created = creations.map(|(known, cause)| create((*known.object).clone(), cause.clone()));
-        let removals = self
-            .changes
-            .removals
-            .iter()
-            .filter(|known| self.concerns(&known.meaning));
+        let removals = self.opening(&self.changes.removals);
         let removed = removals.map(|known| delete(known, Cause::Unneeded));
-        let stale = self
-            .changes
-            .bridges
-            .iter()
-            .filter(|known| self.concerns(&known.meaning));
+        let stale = self.opening(&self.changes.bridges);
         let dropped = stale.map(|known| delete(known, Cause::Bridge));
         let lowered = bridges.iter().map(|policy| Step::Delete {
             key: key(policy),
@@ -106,6 +136,13 @@ impl Stage<'_> {
             .chain(dropped)
             .chain(lowered)
             .collect()
+    }
+
+    /// Those of these policies that go in this stage.
+    fn opening<'k>(&'k self, known: &'k [Known]) -> impl Iterator<Item = &'k Known> {
+        known
+            .iter()
+            .filter(|known| self.phase.opens() && self.concerns(&known.meaning))
     }
 
     fn concerns(&self, policy: &Policy) -> bool {
@@ -124,11 +161,19 @@ impl Stage<'_> {
             .sides
             .iter()
             .filter(|(direction, _)| self.stage.contains(direction));
-        let wanted = sides.flat_map(|(direction, side)| {
-            let raise = |selector| bridge::bridge(self.view, self.namespace, *direction, selector);
-            side.bridges.iter().filter_map(raise)
-        });
-        wanted.filter(|policy| !self.taken(&policy.name_any())).collect()
+        let mut wanted: Vec<(Direction, &Selector)> = sides
+            .flat_map(|(direction, side)| {
+                let closing = side.closing.iter().filter(|_| self.phase.closes());
+                let opening = side.opening.iter().filter(|_| self.phase.opens());
+                closing.chain(opening).map(|selector| (*direction, selector))
+            })
+            .collect();
+        wanted.sort();
+        wanted.dedup();
+        let raised = wanted
+            .into_iter()
+            .filter_map(|(direction, pods)| bridge::bridge(self.view, self.namespace, direction, pods));
+        raised.filter(|policy| !self.taken(&policy.name_any())).collect()
     }
 
     fn taken(&self, name: &str) -> bool {
@@ -164,8 +209,9 @@ impl Stage<'_> {
                 }
             }
         }
-        first.append(&mut second);
-        first
+        let widening = first.into_iter().filter(|_| self.phase.closes());
+        let narrowing = second.into_iter().filter(|_| self.phase.opens());
+        widening.chain(narrowing).collect()
     }
 }
 

@@ -11,13 +11,15 @@ pub(super) struct Side {
     pub(super) closes: bool,
     /// Whether some pod goes from isolated to open.
     pub(super) opens: bool,
-    /// Selectors of the bridges it takes: none where a single write does it.
-    pub(super) bridges: Vec<Selector>,
+    /// Selectors of the bridges that closing takes: none where a single write does it.
+    pub(super) closing: Vec<Selector>,
+    /// The same for opening.
+    pub(super) opening: Vec<Selector>,
 }
 
 impl Side {
-    /// Looks at every pod that policies can select.
-    pub(super) fn of(changes: &Changes, pods: &[Pod], direction: Direction) -> Self {
+    /// Looks at every pod that policies can select. `spared` are left alone: no bridge that closes selects them.
+    pub(super) fn of(changes: &Changes, pods: &[Pod], direction: Direction, spared: &[Selector]) -> Self {
         let before = Isolating::before(changes, direction);
         let after = Isolating::after(changes, direction);
         let held = |pod: &Pod| isolated(changes.bridges.iter().map(|known| &known.meaning), pod, direction);
@@ -42,11 +44,10 @@ impl Side {
                 (false, false) | (true, true) => {}
             }
         }
-        side.bridges = super::bridge::selectors(&closing, &before.selectors());
-        side.bridges
-            .extend(super::bridge::selectors(&opening, &after.selectors()));
-        side.bridges.sort();
-        side.bridges.dedup();
+        let mut barred = before.selectors();
+        barred.extend(spared);
+        side.closing = super::bridge::selectors(&closing, &barred);
+        side.opening = super::bridge::selectors(&opening, &after.selectors());
         side
     }
 }

@@ -23,24 +23,38 @@ fn selects(selector: &Value, pod: &Pod) -> bool {
         .into_iter()
         .flatten()
         .all(|(key, value)| label(key) == value.as_str());
-    let holds = |expression: &Value| {
-        let value = label(expression["key"].as_str().unwrap());
-        match expression["operator"].as_str().unwrap() {
-            "Exists" => value.is_some(),
-            "NotIn" => !expression["values"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|listed| listed.as_str() == value),
-            other => panic!("no random selector has {other}"),
-        }
-    };
     equal
         && selector["matchExpressions"]
             .as_array()
             .into_iter()
             .flatten()
-            .all(holds)
+            .all(|expression| meets(expression, pod))
+}
+
+/// Whether labels meet one requirement.
+fn meets(expression: &Value, pod: &Pod) -> bool {
+    let value = pod
+        .labels
+        .get(expression["key"].as_str().unwrap())
+        .map(String::as_str);
+    let listed = || {
+        let values = expression["values"].as_array().unwrap();
+        values.iter().any(|listed| listed.as_str() == value)
+    };
+    match expression["operator"].as_str().unwrap() {
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        "In" => listed(),
+        "NotIn" => !listed(),
+        other => panic!("no random selector has {other}"),
+    }
+}
+
+/// Whether a pod of the home namespace is left alone.
+pub(crate) fn is_exempt(wishes: &Wishes, pod: &Pod) -> bool {
+    let spec = wishes.zero_trust.as_ref().map(|object| &object["spec"]["exempt"]);
+    let mut requirements = spec.and_then(Value::as_array).into_iter().flatten();
+    requirements.any(|requirement| meets(requirement, pod))
 }
 
 /// Whether a peer, written in the home namespace, means a pod.
@@ -130,7 +144,9 @@ proptest! {
         let (world, denied) = (world(&view), view.denied(HOME));
         let outside = "192.0.2.1".parse().unwrap();
         let ends: Vec<Option<&Pod>> = world.pods.values().map(Some).chain([None]).collect();
-        let at_home = |end: Option<&Pod>| end.is_some_and(|pod| pod.key.namespace == HOME);
+        let closed = |end: Option<&Pod>| {
+            end.is_some_and(|pod| pod.key.namespace == HOME && !is_exempt(&wishes, pod))
+        };
         for (from, to) in ends.iter().flat_map(|from| ends.iter().map(move |to| (*from, *to))) {
             for (protocol, port) in [(Protocol::Tcp, 8080), (Protocol::Tcp, 8081), (Protocol::Tcp, 9090), (Protocol::Udp, 8080)] {
                 let address = |end: Option<&Pod>| end.map_or(outside, |pod| pod.addresses[0]);
@@ -140,8 +156,8 @@ proptest! {
                 }
                 let verdict = evaluate(&world, &flow);
                 let meant = || granted(&wishes, &Connection { from, to, protocol, port });
-                let out = !(at_home(from) && denied.egress) || meant();
-                let inwards = !(at_home(to) && denied.ingress) || meant();
+                let out = !(closed(from) && denied.egress) || meant();
+                let inwards = !(closed(to) && denied.ingress) || meant();
                 prop_assert_eq!((verdict.egress.allowed(), verdict.ingress.allowed()), (out, inwards), "{:?}", flow);
             }
         }

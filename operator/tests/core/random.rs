@@ -153,11 +153,19 @@ fn peer() -> impl Strategy<Value = Value> {
 fn zero_trust() -> impl Strategy<Value = Value> {
     let denied = prop::sample::select(vec![(true, true), (true, false), (false, true)]);
     let monitoring = prop::option::of((prop::collection::vec(peer(), 1..3), prop::option::of(port())));
-    (denied, any::<bool>(), any::<bool>(), monitoring, any::<bool>()).prop_map(
-        |((ingress, egress), dns, same, monitoring, accept)| {
+    (
+        denied,
+        any::<bool>(),
+        any::<bool>(),
+        monitoring,
+        any::<bool>(),
+        exempt(),
+    )
+        .prop_map(|((ingress, egress), dns, same, monitoring, accept, exempt)| {
             let mut spec = json!({
                 "mode": "Enforce",
                 "defaultDeny": {"ingress": ingress, "egress": egress},
+                "exempt": exempt,
                 "allow": {"dns": {"enabled": dns}, "sameNamespace": if same { "All" } else { "None" }},
             });
             if let Some((from, port)) = monitoring {
@@ -168,8 +176,22 @@ fn zero_trust() -> impl Strategy<Value = Value> {
                 spec["acceptEgressFrom"] = json!([{"namespace": AWAY}]);
             }
             spec
-        },
-    )
+        })
+}
+
+/// Requirements of pods that are left alone: one that meets any of them is.
+fn exempt() -> impl Strategy<Value = Value> {
+    let requirement = prop::sample::select(vec![
+        json!({"key": "app", "operator": "In", "values": ["x"]}),
+        json!({"key": "app", "operator": "In", "values": ["y", "z"]}),
+        json!({"key": "app", "operator": "NotIn", "values": ["y"]}),
+        json!({"key": "tier", "operator": "Exists"}),
+        json!({"key": "tier", "operator": "DoesNotExist"}),
+    ]);
+    prop_oneof![
+        3 => Just(json!([])),
+        2 => prop::collection::vec(requirement, 1..3).prop_map(Value::from),
+    ]
 }
 
 fn access() -> impl Strategy<Value = Value> {

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 use ringfence_operator::view::ClusterView;
-use ringfence_policy::{Flow, Protocol, World, evaluate};
+use ringfence_policy::{Direction, Flow, Policy, Protocol, World, evaluate};
 
 use crate::cluster::{ApiServer, outline, planned, world};
+use crate::meaning::is_exempt;
 use crate::random::{Ground, HOME, Wishes, cluster, ground, wishes, with_policies_of};
 
 /// Every connection there can be between the pods, and with an address outside.
@@ -164,6 +165,32 @@ proptest! {
         let flows = flows(&world(&fresh));
         let measured = |view| allowed(view, &flows, Measure::Ends);
         prop_assert_eq!(measured(&after), measured(&fresh));
+    }
+
+    #[test]
+    fn pods_that_are_and_were_left_alone_are_isolated_at_no_moment(
+        mut ground in ground(), old in wishes(), new in wishes(),
+    ) {
+        ground.foreign.clear();
+        let mut api = ApiServer::new();
+        let mut view = with_policies_of(&settled(&mut api, &ground, &old), cluster(&ground, &new));
+        // Where nothing is in force any more nobody is left alone, and a bridge may open any pod.
+        prop_assume!(old.zero_trust.is_some() && new.zero_trust.is_some());
+        let world = world(&view);
+        let at_home = world.pods.values().filter(|pod| pod.key.namespace == HOME);
+        let spared: Vec<_> = at_home.filter(|pod| is_exempt(&old, pod) && is_exempt(&new, pod)).collect();
+        for step in planned(&view, HOME).steps {
+            api.apply(&mut view, &step);
+            for policy in view.policies.get(HOME).into_iter().flatten() {
+                let policy = Policy::from_api(policy).unwrap();
+                for (pod, direction) in spared.iter().flat_map(|pod| [(pod, Direction::Ingress), (pod, Direction::Egress)]) {
+                    let opens = policy.rules(direction).is_some_and(|rules| {
+                        rules.iter().any(|rule| rule.peers.is_none() && rule.ports.is_none())
+                    });
+                    prop_assert!(!policy.isolates(pod, direction) || opens, "{policy:?} isolates {pod:?}");
+                }
+            }
+        }
     }
 
     #[test]
