@@ -19,6 +19,7 @@ mod conditions;
 mod crds;
 mod docs;
 mod namespace;
+mod openings;
 mod peer;
 mod port;
 mod selector;
@@ -28,8 +29,10 @@ pub use access::{ServiceAccess, ServiceAccessSpec, TargetKind, TargetRef};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use crds::generate;
 pub use docs::reference;
-pub use namespace::{
-    Allow, DefaultDeny, Dns, Mode, Monitoring, SameNamespace, ZeroTrustNamespace, ZeroTrustNamespaceSpec,
+pub use namespace::{Allow, DefaultDeny, Mode, SameNamespace, ZeroTrustNamespace, ZeroTrustNamespaceSpec};
+pub use openings::{
+    ApiServer, Dns, External, IngressControllers, MetricsSource, Monitoring, NODE_LOCAL_DNS, NodeLocalDns,
+    ServiceName, Webhooks,
 };
 pub use peer::{NamespacePeer, Peer};
 pub use port::{PodPort, ServicePortRef, TransportProtocol};

@@ -15,6 +15,8 @@
 //!
 //! Everything above the API server is pure: values in, values out.
 
+pub mod callbacks;
+pub mod foreign;
 pub mod generate;
 pub mod names;
 pub mod ownership;
@@ -32,6 +34,7 @@ pub mod leader;
 pub mod metrics;
 pub mod queue;
 pub mod run;
+pub mod sources;
 pub mod stores;
 pub mod triggers;
 pub mod uninstall;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
+use crate::generate::{api_server_service, scraped, service_of};
 use crate::stores::{Definition, Stores, ZERO_TRUST_DEFINITION};
 use crate::view::ClusterView;
 
@@ -46,11 +48,60 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
         .state()
         .into_iter()
         .for_each(|object| view.insert_access(object));
-    let pods = stores
-        .pods
-        .state_filter(|pod| pod.metadata.namespace.as_deref() == Some(namespace));
+    add_sources(&mut view, stores, namespace);
+    let mut inhabited = scraped(&view, namespace);
+    inhabited.insert(namespace.to_owned());
+    let pods = stores.pods.state_filter(|pod| {
+        let namespace = pod.metadata.namespace.as_ref();
+        namespace.is_some_and(|namespace| inhabited.contains(namespace))
+    });
     pods.into_iter().for_each(|object| view.insert_pod(object));
     view
+}
+
+/// Adds what openings in the namespace are derived from, as far as something is.
+fn add_sources(view: &mut ClusterView, stores: &Stores, namespace: &str) {
+    let sources = &stores.sources;
+    let told = |view: &ClusterView, slice: &EndpointSlice| {
+        service_of(slice).is_some_and(|service| {
+            let found = view.services.get(&service).and_then(|found| found.spec.as_ref());
+            let selector = found.and_then(|spec| spec.selector.as_ref());
+            service == api_server_service() || selector.is_none_or(BTreeMap::is_empty)
+        })
+    };
+    let slices = sources.endpoint_slices.state_filter(|slice| told(view, slice));
+    slices
+        .into_iter()
+        .for_each(|object| view.insert_endpoint_slice(object));
+    let sets = sources
+        .stateful_sets
+        .state_filter(|set| set.metadata.namespace.as_deref() == Some(namespace));
+    sets.into_iter()
+        .for_each(|object| view.insert_stateful_set(object));
+    let ingresses = sources.ingresses.state();
+    ingresses
+        .into_iter()
+        .for_each(|object| view.insert_ingress(object));
+    let routes = sources.http_routes.state();
+    routes
+        .into_iter()
+        .for_each(|object| view.insert_http_route(object));
+    view.pod_monitors = sources.pod_monitors.state();
+    view.service_monitors = sources.service_monitors.state();
+    let mut all = view.zero_trust.values();
+    if all.any(|resource| resource.spec.allow.webhooks.is_some()) {
+        view.callbacks = sources.callbacks();
+    }
+    let external = view
+        .effective(namespace)
+        .is_some_and(|resource| !resource.spec.allow.external.is_empty());
+    if external {
+        sources
+            .nodes
+            .state()
+            .iter()
+            .for_each(|node| view.insert_node(node));
+    }
 }
 
 /// Adds those policies of the cache that are `wanted`.

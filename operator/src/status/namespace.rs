@@ -9,6 +9,7 @@ use super::coverage::covered;
 use super::programmed::programmed;
 use super::references::resolved;
 use super::{ENFORCED_UNKNOWN, NamespaceInput};
+use crate::generate::Problem;
 use crate::names::{ORIGIN_KIND_LABEL, OriginKind};
 use crate::ownership::Ledger;
 
@@ -21,7 +22,13 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
     let own = own_policies(input, &namespace);
     let leftovers = own.iter().filter(|policy| !generated(input, policy)).count();
     let denied = input.view.denied(&namespace);
-    let (coverage, in_short, coverage_finding) = covered(input.view, &namespace, denied);
+    let found: Vec<Problem> = input
+        .generated
+        .findings
+        .iter()
+        .map(|finding| finding.problem.clone())
+        .collect();
+    let (coverage, in_short, coverage_finding) = covered(input.view, &namespace, denied, &found);
     let findings = vec![
         accepted(resource.metadata.deletion_timestamp.is_some()),
         resolved(&input.generated.findings),

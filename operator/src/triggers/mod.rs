@@ -2,6 +2,8 @@
 //!
 //! A look that finds nothing to do costs no request, so what is named here may be too much, never too little.
 
+mod sources;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +47,8 @@ pub enum Change {
     Access(Versions<ServiceAccess>),
     /// One of our CustomResourceDefinitions.
     Definition(Versions<Definition>),
+    /// Something that openings are derived from.
+    Source(sources::Source),
     /// A whole kind was listed anew.
     Relisted,
 }
@@ -96,6 +100,7 @@ impl Triggers {
             Change::Policy(versions) => self.policy(versions),
             Change::ZeroTrust(versions) => self.zero_trust(versions),
             Change::Access(versions) => self.access(versions),
+            Change::Source(source) => self.source(source),
             Change::Namespace(_) | Change::Service(_) | Change::Pod(_) => {}
         }
     }
@@ -115,6 +120,9 @@ impl Triggers {
             return;
         };
         self.namespace_if_covered(&namespace, LATER);
+        if self.is_scraped(&namespace, versions) {
+            self.everything(LATER);
+        }
         for access in self.accesses_of(&namespace) {
             self.queue.add(Key::Access(key(access.as_ref())), LATER);
         }
@@ -126,7 +134,10 @@ impl Triggers {
         };
         let targeting = |access: &&Arc<ServiceAccess>| access.spec.target_ref.name == service.name;
         let accesses = self.accesses_of(&service.namespace);
-        if self.dns_services.contains(&service) || accesses.iter().any(|access| targeting(&access)) {
+        if self.dns_services.contains(&service)
+            || accesses.iter().any(|access| targeting(&access))
+            || self.is_derived_from(&service)
+        {
             self.everything(SOON);
         }
     }
@@ -265,7 +276,7 @@ fn service_matters(versions: &Versions<Service>) -> bool {
 }
 
 fn pod_matters(versions: &Versions<Pod>) -> bool {
-    let facts = |pod: &Arc<Pod>| ringfence_policy::Pod::from_api(pod);
+    let facts = |pod: &Arc<Pod>| (ringfence_policy::Pod::from_api(pod), pod.annotations().clone());
     versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod cluster;
+mod derived;
 mod generate;
 mod generate_properties;
 mod meaning;
