@@ -58,7 +58,8 @@ pub struct ZeroTrustNamespaceSpec {
 
     /// Consent: namespaces whose ServiceAccess (or ZeroTrustNamespace, for monitoring) may add egress rules to the
     /// pods of this namespace. The namespace itself always may. Without consent their grants stay one-sided, and
-    /// this namespace's egress stays closed.
+    /// this namespace's egress stays closed. A Service without a selector leads wherever its EndpointSlices say, so consent
+    /// is consent to any address that its owner writes there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub accept_egress_from: Vec<NamespacePeer>,

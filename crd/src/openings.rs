@@ -129,7 +129,8 @@ pub struct External {
     #[schemars(schema_with = "selector_schema")]
     pub service_selector: Option<LabelSelector>,
 
-    /// The clients' addresses. Without any, the Service's own loadBalancerSourceRanges, and everybody where it has none.
+    /// The clients' addresses. Without any, the Service's own loadBalancerSourceRanges, and everybody where it has none, pods
+    /// of this cluster included.
     /// With externalTrafficPolicy Cluster a client comes in with the address of the node that it called: then every
     /// node's addresses are allowed as well, and with them whoever may call a node's port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -127,6 +127,13 @@ pub enum Problem {
         /// The pod.
         pod: String,
     },
+    /// Something that metrics ports are found by names a port that no container can have.
+    NoContainerPort {
+        /// What names it.
+        by: String,
+        /// The port.
+        port: String,
+    },
     /// Callers of the Service from outside come in with a node's address, so whoever may call a node's port can.
     AnyCaller {
         /// The Service.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicyPort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -48,15 +48,13 @@ pub(crate) fn offers(view: &ClusterView, resource: &ZeroTrustNamespace) -> (Vec<
         });
     }
     for source in &wanted.discover {
-        match source {
-            MetricsSource::Annotations => {
-                let (found, unclear) = annotated(view, &own);
-                offers.extend(found);
-                problems.extend(unclear);
-            }
-            MetricsSource::PodMonitors => offers.extend(by_pod_monitors(view, &own)),
-            MetricsSource::ServiceMonitors => offers.extend(by_service_monitors(view, &own)),
-        }
+        let (found, unclear) = match source {
+            MetricsSource::Annotations => annotated(view, &own),
+            MetricsSource::PodMonitors => by_pod_monitors(view, &own),
+            MetricsSource::ServiceMonitors => by_service_monitors(view, &own),
+        };
+        offers.extend(found);
+        problems.extend(unclear);
     }
     (offers, problems)
 }
@@ -125,22 +123,51 @@ fn annotated_ports(pod: &Pod) -> Option<PortSet> {
     )
 }
 
-fn by_pod_monitors(view: &ClusterView, own: &str) -> Vec<Target> {
-    let monitors = view.pod_monitors.iter().filter(|monitor| {
+fn by_pod_monitors(view: &ClusterView, own: &str) -> (Vec<Target>, Vec<Problem>) {
+    let (mut offers, mut problems) = (Vec::new(), Vec::new());
+    for monitor in &view.pod_monitors {
         let from = monitor.namespace().unwrap_or_default();
-        monitor.spec.namespace_selector.include(&from, own)
-            && Selector::try_from(&monitor.spec.selector).is_ok()
-    });
-    monitors
-        .filter_map(|monitor| {
-            let endpoints = monitor.spec.pod_metrics_endpoints.iter();
-            let ports = endpoints.filter_map(container_port).map(tcp);
-            Some(Target::Pods {
+        let readable = Selector::try_from(&monitor.spec.selector).is_ok();
+        if !readable || !monitor.spec.namespace_selector.include(&from, own) {
+            continue;
+        }
+        let endpoints = monitor.spec.pod_metrics_endpoints.iter();
+        let named = endpoints.filter_map(container_port);
+        let (ports, wrong): (Vec<_>, Vec<_>) = named.partition(is_container_port);
+        let by = format!("PodMonitor {}", key(monitor.as_ref()));
+        problems.extend(wrong.into_iter().map(|port| no_port(&by, &port)));
+        offers.extend(
+            PortSet::only(ports.into_iter().map(tcp).collect()).map(|ports| Target::Pods {
                 pods: monitor.spec.selector.clone(),
-                ports: PortSet::only(ports.collect())?,
-            })
-        })
-        .collect()
+                ports,
+            }),
+        );
+    }
+    (offers, problems)
+}
+
+/// Whether a container port can be called so. The API server refuses a policy that says anything else, and with it every
+/// other port that the policy opens.
+fn is_container_port(port: &IntOrString) -> bool {
+    match port {
+        IntOrString::Int(number) => (1..=65535).contains(number),
+        IntOrString::String(name) => {
+            let parts = || name.split('-');
+            let fits = |part: &str| {
+                !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+            };
+            name.len() <= 15 && parts().all(fits) && name.bytes().any(|b| b.is_ascii_lowercase())
+        }
+    }
+}
+
+fn no_port(by: &str, port: &IntOrString) -> Problem {
+    let port = match port {
+        IntOrString::Int(number) => number.to_string(),
+        IntOrString::String(name) => name.clone(),
+    };
+    let by = by.to_owned();
+    Problem::NoContainerPort { by, port }
 }
 
 /// The container port that an endpoint of a PodMonitor names.
@@ -151,8 +178,8 @@ fn container_port(endpoint: &MetricsEndpoint) -> Option<IntOrString> {
     named.or_else(numbered).or_else(|| endpoint.target_port.clone())
 }
 
-fn by_service_monitors(view: &ClusterView, own: &str) -> Vec<Target> {
-    let mut offers = Vec::new();
+fn by_service_monitors(view: &ClusterView, own: &str) -> (Vec<Target>, Vec<Problem>) {
+    let (mut offers, mut problems) = (Vec::new(), Vec::new());
     for monitor in &view.service_monitors {
         let from = monitor.namespace().unwrap_or_default();
         let Ok(selector) = Selector::try_from(&monitor.spec.selector) else {
@@ -161,34 +188,48 @@ fn by_service_monitors(view: &ClusterView, own: &str) -> Vec<Target> {
         if !monitor.spec.namespace_selector.include(&from, own) {
             continue;
         }
+        let by = format!("ServiceMonitor {}", key(monitor.as_ref()));
         let here = view
             .services
             .values()
             .filter(|service| service.metadata.namespace.as_deref() == Some(own));
         for found in here.filter(|service| selector.matches(service.labels())) {
             for endpoint in &monitor.spec.endpoints {
-                offers.extend(by_endpoint(view, found, endpoint));
+                match by_endpoint(view, found, endpoint) {
+                    Ok(target) => offers.extend(target),
+                    Err(port) => problems.push(no_port(&by, &port)),
+                }
             }
         }
     }
-    offers
+    (offers, problems)
 }
 
 /// What an endpoint of a ServiceMonitor means on one Service: the targetPort behind the port it names, or the container port
 /// it names itself.
+///
+/// # Errors
+///
+/// With the container port, if none can be called so.
 fn by_endpoint(
     view: &ClusterView,
-    found: &k8s_openapi::api::core::v1::Service,
+    found: &Service,
     endpoint: &MetricsEndpoint,
-) -> Option<Target> {
+) -> Result<Option<Target>, IntOrString> {
     if let Some(name) = endpoint.port.clone().filter(|name| !name.is_empty()) {
         let wanted = IntOrString::String(name);
-        return behind(view, &key(found), found, |port| service::is_called(port, &wanted)).ok();
+        let target = behind(view, &key(found), found, |port| service::is_called(port, &wanted));
+        return Ok(target.ok());
     }
-    Some(Target::Pods {
-        pods: service::backends(found).ok()?,
-        ports: PortSet::only(vec![tcp(endpoint.target_port.clone()?)])?,
-    })
+    let Some(port) = endpoint.target_port.clone() else {
+        return Ok(None);
+    };
+    if !is_container_port(&port) {
+        return Err(port);
+    }
+    let pods = service::backends(found).ok();
+    let ports = PortSet::only(vec![tcp(port)]);
+    Ok(pods.zip(ports).map(|(pods, ports)| Target::Pods { pods, ports }))
 }
 
 fn tcp(port: IntOrString) -> NetworkPolicyPort {

@@ -113,6 +113,13 @@ fn derived(problem: &Problem) -> Option<(Reason, String)> {
             ),
         ),
         Problem::Reference { by, service, port } => reference(by, service, port.as_deref()),
+        Problem::NoContainerPort { by, port } => (
+            Reason::PortNotFound,
+            format!(
+                "{by} names port {port}, which no container can have, so it is not opened: a port has a number from 1 to \
+                 65535, or a name of up to 15 lower case letters, digits and '-'."
+            ),
+        ),
         Problem::Unlabelled { pod } => (
             Reason::UnsupportedService,
             format!(

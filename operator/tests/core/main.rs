@@ -1,6 +1,7 @@
 //! The pure core, from the outside: users' resources in, policies, writes and statuses out.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod callers;
 mod cluster;
 mod derived;
 mod generate;
@@ -10,5 +11,6 @@ mod openings;
 mod ownership;
 mod random;
 mod status;
+mod status_exceptions;
 mod transition;
 mod transition_properties;

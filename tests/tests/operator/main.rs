@@ -6,6 +6,7 @@
 
 mod changes;
 mod continuity;
+mod derived;
 mod drift;
 mod lab;
 mod refusals;
