@@ -122,6 +122,11 @@ pub enum Problem {
         /// The port that the Service lacks; None if the Service itself is missing.
         port: Option<String>,
     },
+    /// A StatefulSet names no Service that governs it, so nothing says on which ports its pods are peers.
+    Ungoverned {
+        /// The StatefulSet.
+        set: String,
+    },
     /// A pod that wants to be scraped has no label by which a policy could select it.
     Unlabelled {
         /// The pod.

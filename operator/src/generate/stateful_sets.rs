@@ -7,7 +7,7 @@ use ringfence_policy::{Direction, ObjectKey};
 
 use super::author::Author;
 use super::build::{Opening, PortSet};
-use super::{Problem, peers, service};
+use super::{Problem, Unsupported, peers, service};
 use crate::names::Purpose;
 
 /// Policies in one direction for every StatefulSet of the namespace, on the ports of its governing Service.
@@ -45,13 +45,18 @@ fn sets<'a>(author: &Author<'a>) -> impl Iterator<Item = &'a StatefulSet> {
 /// The ports on which a StatefulSet's pods serve each other: what the governing Service offers, by its targetPorts.
 fn ports(author: &Author<'_>, set: &StatefulSet) -> Result<PortSet, Problem> {
     let name = set.spec.as_ref().and_then(|spec| spec.service_name.clone());
-    let key = ObjectKey::new(author.namespace, name.unwrap_or_default());
-    let missing = |port| Problem::Reference {
-        by: format!("StatefulSet {}/{}", author.namespace, set.name_any()),
-        service: key.clone(),
-        port,
+    let Some(name) = name.filter(|name| !name.is_empty()) else {
+        return Err(Problem::Ungoverned { set: set.name_any() });
     };
-    let found = author.view.services.get(&key).ok_or_else(|| missing(None))?;
+    let service = ObjectKey::new(author.namespace, name);
+    let Some(found) = author.view.services.get(&service) else {
+        return Err(Problem::Reference {
+            by: format!("StatefulSet {}/{}", author.namespace, set.name_any()),
+            service,
+            port: None,
+        });
+    };
     let targets = service::ports(found).iter().map(service::target);
-    PortSet::only(targets.collect()).ok_or_else(|| missing(Some("any".to_owned())))
+    let why = Unsupported::NoPorts;
+    PortSet::only(targets.collect()).ok_or(Problem::UnsupportedService { service, why })
 }

@@ -113,6 +113,13 @@ fn derived(problem: &Problem) -> Option<(Reason, String)> {
             ),
         ),
         Problem::Reference { by, service, port } => reference(by, service, port.as_deref()),
+        Problem::Ungoverned { set } => (
+            Reason::TargetNotFound,
+            format!(
+                "StatefulSet {set} has no spec.serviceName, so nothing says on which ports its pods reach each other: give \
+                 it a governing Service."
+            ),
+        ),
         Problem::NoContainerPort { by, port } => (
             Reason::PortNotFound,
             format!(

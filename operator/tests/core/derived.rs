@@ -1,6 +1,6 @@
 //! Openings that are derived from what is in the cluster, case by case.
 
-use ringfence_operator::generate::Problem;
+use ringfence_operator::generate::{Problem, Unsupported};
 use ringfence_operator::view::ClusterView;
 use ringfence_policy::ObjectKey;
 use serde_json::{Value, json};
@@ -147,16 +147,32 @@ spec: {serviceName: api, selector: {matchLabels: {app: db}}, template: {}}
 kind: StatefulSet
 metadata: {name: lost, namespace: home}
 spec: {serviceName: nowhere, selector: {matchLabels: {app: lost}}, template: {}}
+---
+kind: StatefulSet
+metadata: {name: free, namespace: home}
+spec: {selector: {matchLabels: {app: free}}, template: {}}
+---
+kind: StatefulSet
+metadata: {name: mute, namespace: home}
+spec: {serviceName: mute, selector: {matchLabels: {app: mute}}, template: {}}
+---
+kind: Service
+metadata: {name: mute, namespace: home}
+spec: {clusterIP: None, selector: {app: mute}}
 ";
     let view = allowing("{dns: {enabled: false}, sameNamespace: StatefulSetPeers}", set);
-    let by = "StatefulSet home/lost".to_owned();
+    let (by, set) = ("StatefulSet home/lost".to_owned(), "free".to_owned());
+    let (service, port, why) = (service("nowhere"), None, Unsupported::NoPorts);
     assert_eq!(
         found(&view),
-        [Problem::Reference {
-            by,
-            service: service("nowhere"),
-            port: None
-        }]
+        [
+            Problem::UnsupportedService {
+                service: ObjectKey::new("home", "mute"),
+                why
+            },
+            Problem::Reference { by, service, port },
+            Problem::Ungoverned { set },
+        ]
     );
     for (purpose_of, rules, peers) in [
         ("peers-ingress", "ingress", "from"),

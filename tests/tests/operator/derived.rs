@@ -1,6 +1,8 @@
 //! Openings that follow what they are derived from, also of kinds that come and go.
 
+use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -36,19 +38,16 @@ async fn policies_number(lab: &Lab, namespace: &str, beginning: &str, number: us
     .await;
 }
 
-/// Waits until the egress rules of the one policy whose name begins so hold this text, or no longer do.
-async fn egress_says(lab: &Lab, namespace: &str, beginning: &str, text: &str, wanted: bool) {
+/// Waits until there is a policy whose name begins so, and it holds this text.
+async fn policy_says(lab: &Lab, namespace: &str, beginning: &str, text: &str) {
     until(
-        &format!("{text} in {beginning} of {namespace}: {wanted}"),
+        &format!("{text} in {beginning} of {namespace}"),
         LIMIT,
         async || {
-            let policy = lab.policy(namespace, beginning).await;
-            let egress = json!(policy.spec.unwrap().egress).to_string();
-            if egress.contains(text) == wanted {
-                Ok(())
-            } else {
-                Err(egress)
-            }
+            let all = lab.policies(namespace).await;
+            let found = all.iter().find(|policy| policy.name_any().starts_with(beginning));
+            let spec = json!(found.map(|policy| &policy.spec)).to_string();
+            if spec.contains(text) { Ok(()) } else { Err(spec) }
         },
     )
     .await;
@@ -56,27 +55,46 @@ async fn egress_says(lab: &Lab, namespace: &str, beginning: &str, text: &str, wa
 
 #[test]
 fn the_way_to_the_api_server_follows_its_addresses() {
+    // This API server tells nobody where it is: whoever else does is a test.
     let lab = shared();
     block_on(async {
         let allow =
             json!({"apiServer": {"clients": [{"podSelector": {"matchLabels": {"app": "operator"}}}]}});
         opened(lab, "calls-api", allow).await;
-        lab.says::<ZeroTrustNamespace>("calls-api", "default", "Ready", "True/AsExpected")
+        let unknown = "False/TargetNotFound";
+        lab.says::<ZeroTrustNamespace>("calls-api", "default", "ResolvedRefs", unknown)
             .await;
+        policies_number(lab, "calls-api", "ringfence-api-server", 0).await;
+
+        let endpoints = |address: &str| json!([{"addresses": [address]}]);
         let slice = json!({
-            "metadata": {"name": "another", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+            "metadata": {"name": "kubernetes-6", "labels": {"kubernetes.io/service-name": "kubernetes"}},
             "addressType": "IPv6",
-            "endpoints": [{"addresses": ["2001:db8::7"]}],
+            "endpoints": endpoints("2001:db8::7"),
             "ports": [{"name": "https", "port": 7443}],
         });
         lab.create::<EndpointSlice>(Some("default"), slice).await;
-        egress_says(lab, "calls-api", "ringfence-api-server", "2001:db8::7/128", true).await;
-        egress_says(lab, "calls-api", "ringfence-api-server", "7443", true).await;
+        policies_number(lab, "calls-api", "ringfence-api-server", 1).await;
+        policy_says(lab, "calls-api", "ringfence-api-server", "2001:db8::7/128").await;
+        policy_says(lab, "calls-api", "ringfence-api-server", "7443").await;
+        lab.says::<ZeroTrustNamespace>("calls-api", "default", "Ready", "True/AsExpected")
+            .await;
+        let before = lab.policy("calls-api", "ringfence-api-server").await;
+
+        let moved = json!({"endpoints": endpoints("2001:db8::8")});
+        lab.patch::<EndpointSlice>("default", "kubernetes-6", moved).await;
+        policy_says(lab, "calls-api", "ringfence-api-server", "2001:db8::8/128").await;
+        let after = lab.policy("calls-api", "ringfence-api-server").await;
+        assert_eq!(before.uid(), after.uid(), "changed where it stands");
+        assert!(!json!(after.spec).to_string().contains("2001:db8::7/128"));
+
         lab.api::<EndpointSlice>("default")
-            .delete("another", &DeleteParams::default())
+            .delete("kubernetes-6", &DeleteParams::default())
             .await
             .unwrap();
-        egress_says(lab, "calls-api", "ringfence-api-server", "2001:db8::7/128", false).await;
+        policies_number(lab, "calls-api", "ringfence-api-server", 0).await;
+        lab.says::<ZeroTrustNamespace>("calls-api", "default", "ResolvedRefs", unknown)
+            .await;
     });
 }
 
@@ -175,5 +193,53 @@ fn a_kind_that_appears_is_watched_until_it_goes() {
             })
             .await;
         }
+    });
+}
+
+#[test]
+fn metrics_nodes_and_webhooks_are_followed() {
+    let lab = shared();
+    block_on(async {
+        let allow = json!({
+            "monitoring": {"from": [{"cidr": "192.0.2.1/32"}], "discover": ["Annotations"]},
+            "external": [{"service": "door"}],
+            "webhooks": {"from": [{"cidr": "192.0.2.2/32"}]},
+        });
+        opened(lab, "served", allow).await;
+        lab.service(
+            "served",
+            "door",
+            json!({"type": "NodePort", "selector": {"app": "door"}, "ports": [{"port": 80}]}),
+        )
+        .await;
+        policies_number(lab, "served", "ringfence-external-door", 1).await;
+
+        let pod = json!({
+            "metadata": {"name": "web", "labels": {"app": "web"}, "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9102"}},
+            "spec": {"containers": [{"name": "web", "image": "web"}]},
+        });
+        lab.create::<Pod>(Some("served"), pod).await;
+        policy_says(lab, "served", "ringfence-monitoring-ingress", "9102").await;
+        let moved = json!({"metadata": {"annotations": {"prometheus.io/port": "9103"}}});
+        lab.patch::<Pod>("served", "web", moved).await;
+        policy_says(lab, "served", "ringfence-monitoring-ingress", "9103").await;
+
+        let addresses = json!([{"type": "InternalIP", "address": "192.0.2.99"}]);
+        let node = json!({"metadata": {"name": "node-99"}, "status": {"addresses": addresses}});
+        lab.create::<Node>(None, node).await;
+        policy_says(lab, "served", "ringfence-external-door", "192.0.2.99/32").await;
+
+        // About a kind that nobody has, so that no other test asks it.
+        let rule = json!({"apiGroups": ["example.com"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["things"]});
+        let hook = json!({
+            "name": "served.example.com", "rules": [rule], "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"service": {"namespace": "served", "name": "api", "port": 80}},
+        });
+        let hooks = json!({"metadata": {"name": "served"}, "webhooks": [hook]});
+        lab.create::<ValidatingWebhookConfiguration>(None, hooks).await;
+        policy_says(lab, "served", "ringfence-webhooks-ingress", "8080").await;
+        let all: Api<ValidatingWebhookConfiguration> = Api::all(lab.client.clone());
+        all.delete("served", &DeleteParams::default()).await.unwrap();
+        policies_number(lab, "served", "ringfence-webhooks-ingress", 0).await;
     });
 }
