@@ -193,6 +193,7 @@ where
                     Ok(event) => event,
                     Err(error) => {
                         sink.failed::<Definition>(&error);
+                        unblock(&settled, &error);
                         continue;
                     }
                 };
@@ -228,13 +229,18 @@ where
                 }
                 Err(error) => {
                     sink.failed::<K>(&error);
-                    // A kind that is there and can't be read must not keep everything else waiting.
-                    if is_refusal(&error) {
-                        settled.send_replace(true);
-                    }
+                    unblock(&settled, &error);
                 }
             },
         }
+    }
+}
+
+/// A kind that may not be read must not keep everything else waiting. One that can't be read just now does: without it
+/// openings would be withdrawn and come back.
+fn unblock(settled: &watch::Sender<bool>, error: &watcher::Error) {
+    if is_refusal(error) {
+        settled.send_replace(true);
     }
 }
 
@@ -290,4 +296,40 @@ fn trim_node(node: &mut Node) {
         addresses: status.addresses,
         ..NodeStatus::default()
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::core::Status;
+
+    fn answer(code: u16) -> watcher::Error {
+        watcher::Error::InitialListFailed(kube::Error::Api(Box::new(Status {
+            code,
+            ..Status::default()
+        })))
+    }
+
+    #[test]
+    fn what_is_refused_is_not_waited_for_and_what_fails_is() {
+        for (code, waits) in [
+            (401, false),
+            (403, false),
+            (404, false),
+            (429, true),
+            (500, true),
+            (503, true),
+        ] {
+            let (settled, known) = watch::channel(false);
+            unblock(&settled, &answer(code));
+            assert_eq!(!*known.borrow(), waits, "{code}");
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_name_for_metrics() {
+        let names: BTreeSet<_> = kind_names().collect();
+        assert_eq!(names.len(), 10);
+        assert!(!names.contains("other"), "{names:?}");
+    }
 }

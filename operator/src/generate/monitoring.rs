@@ -23,7 +23,7 @@ pub const PORT_ANNOTATION: &str = "prometheus.io/port";
 
 /// Labels that controllers give to pods to tell generations and members apart. A selector with one of them would be out of
 /// date with the next roll-out.
-const PASSING_LABELS: [&str; 8] = [
+const PASSING_LABELS: [&str; 10] = [
     "pod-template-hash",
     "controller-revision-hash",
     "pod-template-generation",
@@ -31,7 +31,9 @@ const PASSING_LABELS: [&str; 8] = [
     "apps.kubernetes.io/pod-index",
     "batch.kubernetes.io/controller-uid",
     "batch.kubernetes.io/job-completion-index",
+    "batch.kubernetes.io/job-name",
     "controller-uid",
+    "job-name",
 ];
 
 /// What scrapers find in the namespace, and what can't be opened to them.
