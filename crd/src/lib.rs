@@ -23,6 +23,7 @@ mod crds;
 mod docs;
 mod namespace;
 mod node;
+mod openings;
 mod peer;
 mod port;
 mod selector;
@@ -33,12 +34,14 @@ pub use audit::{AuditNetworkPolicy, AuditNetworkPolicySpec};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use crds::generate;
 pub use docs::reference;
-pub use namespace::{
-    Allow, DefaultDeny, Dns, Mode, Monitoring, SameNamespace, ZeroTrustNamespace, ZeroTrustNamespaceSpec,
-};
+pub use namespace::{Allow, DefaultDeny, Mode, SameNamespace, ZeroTrustNamespace, ZeroTrustNamespaceSpec};
 pub use node::{
     AppliedNamespace, AuditedNamespace, LastError, MOST_DROPS, MOST_NAMESPACES, MOST_NOT_APPLIED,
     NodeEnforcement, NodeEnforcementSpec, NodeEnforcementStatus, NotApplied, TopDrop,
+};
+pub use openings::{
+    ApiServer, Dns, External, IngressControllers, MetricsSource, Monitoring, NODE_LOCAL_DNS, NodeLocalDns,
+    ServiceName, Webhooks,
 };
 pub use peer::{NamespacePeer, Peer};
 pub use port::{PodPort, ServicePortRef, TransportProtocol};

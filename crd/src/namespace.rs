@@ -6,7 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::selector::requirements_schema;
-use crate::{NamespacePeer, Peer, PodPort, ZeroTrustNamespaceStatus};
+use crate::{
+    ApiServer, Dns, External, IngressControllers, Monitoring, NamespacePeer, Webhooks,
+    ZeroTrustNamespaceStatus,
+};
 
 /// What a namespace denies, and the well-known openings it keeps.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -55,7 +58,8 @@ pub struct ZeroTrustNamespaceSpec {
 
     /// Consent: namespaces whose ServiceAccess (or ZeroTrustNamespace, for monitoring) may add egress rules to the
     /// pods of this namespace. The namespace itself always may. Without consent their grants stay one-sided, and
-    /// this namespace's egress stays closed.
+    /// this namespace's egress stays closed. A Service without a selector leads wherever its EndpointSlices say, so consent
+    /// is consent to any address that its owner writes there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 100))]
     pub accept_egress_from: Vec<NamespacePeer>,
@@ -107,27 +111,33 @@ pub struct Allow {
     #[serde(default)]
     pub dns: Dns,
 
-    /// Traffic between the pods of this namespace. `None` (the default) allows none, `All` allows all of it.
+    /// Traffic between the pods of this namespace. `None` (the default) allows none, `All` allows all of it, and
+    /// `StatefulSetPeers` lets the pods of each StatefulSet reach each other on the ports of its governing Service
+    /// (`spec.serviceName`), by their targetPorts.
     #[serde(default)]
     pub same_namespace: SameNamespace,
 
     /// Who may scrape metrics from the pods of this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub monitoring: Option<Monitoring>,
-}
 
-/// Name resolution by the cluster's DNS Service.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dns {
-    /// Allow every pod of this namespace to reach the cluster's DNS pods on the DNS Service's ports, by UDP and TCP.
-    #[serde(default = "enabled")]
-    pub enabled: bool,
-}
+    /// Ingress controllers and gateways that bring requests to the back ends of this namespace's Ingresses and HTTPRoutes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_controllers: Option<IngressControllers>,
 
-impl Default for Dns {
-    fn default() -> Self {
-        Self { enabled: true }
-    }
+    /// Services of this namespace that clients outside the cluster call, by a node's port or a load balancer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub external: Vec<External>,
+
+    /// Pods of this namespace that may call the Kubernetes API server. A pod needs this to use its ServiceAccount token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_server: Option<ApiServer>,
+
+    /// Let the API server call the webhooks and aggregated APIs that pods of this namespace serve: the Services that
+    /// ValidatingWebhookConfigurations, MutatingWebhookConfigurations and APIServices name, by targetPort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhooks: Option<Webhooks>,
 }
 
 /// Traffic between the pods of a namespace.
@@ -136,22 +146,10 @@ pub enum SameNamespace {
     /// None of it is allowed by this.
     #[default]
     None,
+    /// Pods of one StatefulSet reach each other, on the ports of its governing Service.
+    StatefulSetPeers,
     /// All of it is allowed.
     All,
-}
-
-/// Who may scrape metrics from the pods of a namespace, and on which ports.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-pub struct Monitoring {
-    /// The scrapers: a peer without a namespace means pods of this namespace. At least one.
-    #[schemars(length(min = 1, max = 50))]
-    pub from: Vec<Peer>,
-
-    /// The metrics ports, as ports of the pods (container ports), not of a Service. Without any, every port of every
-    /// pod of this namespace is open to the scrapers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64))]
-    pub ports: Vec<PodPort>,
 }
 
 fn enabled() -> bool {

@@ -108,6 +108,24 @@ pub(crate) fn service_name_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "minLength": 1, "maxLength": 63, "pattern": DNS_LABEL })
 }
 
+/// A bounded list of addresses, of either family.
+pub(crate) fn addresses_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 8,
+        "x-kubernetes-list-type": "atomic",
+        "items": {
+            "type": "string",
+            "maxLength": 45,
+            "x-kubernetes-validations": [{
+                "rule": "isIP(self)",
+                "message": "addresses: not an address, such as 169.254.20.10 or fd00::10",
+            }],
+        },
+    })
+}
+
 /// One network in CIDR notation, of either family.
 pub(crate) fn cidr_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
@@ -131,7 +149,7 @@ pub(crate) fn cidrs_schema(_: &mut SchemaGenerator) -> Schema {
             "maxLength": 43,
             "x-kubernetes-validations": [{
                 "rule": "isCIDR(self)",
-                "message": "except: not a network in CIDR notation, such as 203.0.113.0/24 or 2001:db8::/32",
+                "message": "not a network in CIDR notation, such as 203.0.113.0/24 or 2001:db8::/32",
             }],
         },
     })

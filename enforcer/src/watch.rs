@@ -137,7 +137,7 @@ where
 
 /// Whether the API server does not know the kind.
 fn is_unknown(error: &watcher::Error) -> bool {
-    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.is_not_found())
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 404)
 }
 
 fn updates_of<K: Resource<DynamicType = ()>>(

@@ -16,6 +16,8 @@
 //! Everything above the API server is pure: values in, values out.
 
 pub mod accounts;
+pub mod callbacks;
+pub mod foreign;
 pub mod generate;
 pub mod names;
 pub mod ownership;
@@ -34,6 +36,7 @@ pub mod metrics;
 pub mod queue;
 pub mod reports;
 pub mod run;
+pub mod sources;
 pub mod stores;
 pub mod triggers;
 pub mod uninstall;

@@ -49,6 +49,22 @@ pub enum Purpose {
     MonitoringIngress,
     /// Opens the scrapers' egress.
     MonitoringEgress,
+    /// Opens ingress between the pods of a StatefulSet.
+    PeersIngress,
+    /// Opens egress between the pods of a StatefulSet.
+    PeersEgress,
+    /// Opens ingress from ingress controllers.
+    IngressControllersIngress,
+    /// Opens the ingress controllers' egress.
+    IngressControllersEgress,
+    /// Opens ingress from clients outside the cluster.
+    External,
+    /// Opens egress to the API server.
+    ApiServer,
+    /// Opens ingress from the API server, or from what it calls through.
+    WebhooksIngress,
+    /// Opens the egress of what the API server calls through.
+    WebhooksEgress,
     /// Opens ingress to a Service's pods.
     AccessIngress,
     /// Opens egress to a Service's pods.
@@ -71,6 +87,14 @@ impl Purpose {
             Self::SameNamespaceEgress => "same-namespace-egress",
             Self::MonitoringIngress => "monitoring-ingress",
             Self::MonitoringEgress => "monitoring-egress",
+            Self::PeersIngress => "peers-ingress",
+            Self::PeersEgress => "peers-egress",
+            Self::IngressControllersIngress => "controllers-ingress",
+            Self::IngressControllersEgress => "controllers-egress",
+            Self::External => "external",
+            Self::ApiServer => "api-server",
+            Self::WebhooksIngress => "webhooks-ingress",
+            Self::WebhooksEgress => "webhooks-egress",
             Self::AccessIngress => "access-ingress",
             Self::AccessEgress => "access-egress",
             Self::BridgeIngress => "bridge-ingress",

@@ -22,8 +22,10 @@ use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, watch_message};
+use crate::generate::{PORT_ANNOTATION, SCRAPE_ANNOTATION};
 use crate::metrics::OperatorMetrics;
 use crate::reports::Reports;
+use crate::sources::{Readiness, SourceFeeds, Sources, kind_names, sources};
 use crate::triggers::{Change, Triggers};
 
 /// The name of the CustomResourceDefinition of ZeroTrustNamespaces.
@@ -59,6 +61,8 @@ pub struct Stores {
     pub admission_bindings: Store<ValidatingAdmissionPolicyBinding>,
     /// What the nodes' enforcers report.
     pub reports: Reports,
+    /// What openings are derived from.
+    pub sources: Sources,
 }
 
 /// The writing ends of [`Stores`], to be run by [`Feeds::run`].
@@ -73,6 +77,7 @@ pub struct Feeds {
     access_definition: Writer<Definition>,
     admission: Writer<ValidatingAdmissionPolicy>,
     admission_bindings: Writer<ValidatingAdmissionPolicyBinding>,
+    sources: SourceFeeds,
 }
 
 /// Empty caches and what fills them.
@@ -87,6 +92,7 @@ pub fn stores() -> (Stores, Feeds) {
     let (access_definition, feed_access_definition) = reflector::store();
     let (admission, feed_admission) = reflector::store();
     let (admission_bindings, feed_admission_bindings) = reflector::store();
+    let (sources, feed_sources) = sources();
     let stores = Stores {
         namespaces,
         pods,
@@ -99,6 +105,7 @@ pub fn stores() -> (Stores, Feeds) {
         admission,
         admission_bindings,
         reports: Reports::default(),
+        sources,
     };
     let feeds = Feeds {
         namespaces: feed_namespaces,
@@ -111,6 +118,7 @@ pub fn stores() -> (Stores, Feeds) {
         access_definition: feed_access_definition,
         admission: feed_admission,
         admission_bindings: feed_admission_bindings,
+        sources: feed_sources,
     };
     (stores, feeds)
 }
@@ -124,41 +132,37 @@ impl Stores {
     pub async fn synced(&self, waiting: impl Fn(&str)) -> Result<(), Error> {
         for (kind, ready) in self.readiness() {
             waiting(kind);
-            ready.await.map_err(|_| Error::Ended("a watch"))?;
+            ready.await?;
         }
         Ok(())
     }
 
-    fn readiness(
-        &self,
-    ) -> [(
-        &'static str,
-        BoxFuture<'_, Result<(), reflector::store::WriterDropped>>,
-    ); 10] {
-        [
-            (
-                "CustomResourceDefinition",
-                Box::pin(self.zero_trust_definition.wait_until_ready()),
-            ),
-            (
-                "CustomResourceDefinition",
-                Box::pin(self.access_definition.wait_until_ready()),
-            ),
-            (
-                "ValidatingAdmissionPolicy",
-                Box::pin(self.admission.wait_until_ready()),
-            ),
+    fn readiness(&self) -> Vec<Readiness<'_>> {
+        fn ready<K>(store: &Store<K>) -> BoxFuture<'_, Result<(), Error>>
+        where
+            K: Lookup + Clone + Send + Sync + 'static,
+            <K as Lookup>::DynamicType: Eq + std::hash::Hash + Clone + Send + Sync,
+        {
+            let listed = store.wait_until_ready();
+            Box::pin(async { listed.await.map_err(|_| Error::Ended("a watch")) })
+        }
+        let mut all = vec![
+            ("CustomResourceDefinition", ready(&self.zero_trust_definition)),
+            ("CustomResourceDefinition", ready(&self.access_definition)),
+            ("ValidatingAdmissionPolicy", ready(&self.admission)),
             (
                 "ValidatingAdmissionPolicyBinding",
-                Box::pin(self.admission_bindings.wait_until_ready()),
+                ready(&self.admission_bindings),
             ),
-            ("ZeroTrustNamespace", Box::pin(self.zero_trust.wait_until_ready())),
-            ("ServiceAccess", Box::pin(self.accesses.wait_until_ready())),
-            ("Namespace", Box::pin(self.namespaces.wait_until_ready())),
-            ("NetworkPolicy", Box::pin(self.policies.wait_until_ready())),
-            ("Service", Box::pin(self.services.wait_until_ready())),
-            ("Pod", Box::pin(self.pods.wait_until_ready())),
-        ]
+            ("ZeroTrustNamespace", ready(&self.zero_trust)),
+            ("ServiceAccess", ready(&self.accesses)),
+            ("Namespace", ready(&self.namespaces)),
+            ("NetworkPolicy", ready(&self.policies)),
+            ("Service", ready(&self.services)),
+            ("Pod", ready(&self.pods)),
+        ];
+        all.extend(self.sources.readiness());
+        all
     }
 }
 
@@ -166,6 +170,10 @@ impl Stores {
 impl Feeds {
     pub(crate) fn zero_trust_mut(&mut self) -> &mut Writer<ZeroTrustNamespace> {
         &mut self.zero_trust
+    }
+
+    pub(crate) fn services_mut(&mut self) -> &mut Writer<Service> {
+        &mut self.services
     }
 
     pub(crate) fn accesses_mut(&mut self) -> &mut Writer<ServiceAccess> {
@@ -187,9 +195,8 @@ impl Feeds {
     ) -> Result<(), Error> {
         let sink = Sink { triggers, metrics };
         let all = watcher::Config::default;
-        let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
         let watch_definition = |name| watcher(Api::<Definition>::all(client.clone()), named(name));
-        let feeds: Vec<BoxFuture<'_, Result<(), Error>>> = vec![
+        let mut feeds: Vec<BoxFuture<'_, Result<(), Error>>> = vec![
             Box::pin(sink.feed(
                 watch_definition(ZERO_TRUST_DEFINITION),
                 self.zero_trust_definition,
@@ -228,8 +235,9 @@ impl Feeds {
                 self.admission_bindings,
                 forget_managers,
             )),
-            Box::pin(sink.feed(watcher(Api::all(client), all()), self.pods, trim_pod)),
+            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.pods, trim_pod)),
         ];
+        feeds.extend(self.sources.run(&sink, &client));
         try_join_all(feeds).await.map(|_| ())
     }
 }
@@ -239,14 +247,20 @@ fn part_of_ringfence() -> watcher::Config {
     watcher::Config::default().labels("app.kubernetes.io/part-of=ringfence")
 }
 
+/// What watches one object only.
+pub(crate) fn named(name: &str) -> watcher::Config {
+    watcher::Config::default().fields(&format!("metadata.name={name}"))
+}
+
 /// Where changes go.
-struct Sink {
+pub(crate) struct Sink {
     triggers: Arc<Triggers>,
     metrics: OperatorMetrics,
 }
 
 impl Sink {
-    async fn feed<K>(
+    /// Fills a cache from a watch, and tells of every change.
+    pub(crate) async fn feed<K>(
         &self,
         events: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
         mut writer: Writer<K>,
@@ -263,23 +277,38 @@ impl Sink {
             let event = match event {
                 Ok(event) => event.modify(trim),
                 Err(error) => {
-                    let kind = <K as Resource>::kind(&()).into_owned();
-                    let cause = watch_message(&error);
-                    tracing::warn!(kind, cause, "a watch failed and is started again");
-                    self.metrics.watch_failed(kind_name(&kind));
+                    self.failed::<K>(&error);
                     continue;
                 }
             };
             let change = self.step(&mut writer, &store, &event);
             if let Some(change) = change {
-                self.triggers.changed(&change);
+                self.changed(&change);
             }
         }
         Err(Error::Ended("a watch"))
     }
 
+    /// Tells of a change.
+    pub(crate) fn changed(&self, change: &Change) {
+        self.triggers.changed(change);
+    }
+
+    /// Tells of a watch that failed and is started again.
+    pub(crate) fn failed<K: Resource<DynamicType = ()>>(&self, error: &watcher::Error) {
+        let kind = <K as Resource>::kind(&()).into_owned();
+        let cause = watch_message(error);
+        tracing::warn!(kind, cause, "a watch failed and is started again");
+        self.metrics.watch_failed(kind_name(&kind));
+    }
+
     /// Enters an event into the cache. What it changes there, if that is known object by object.
-    fn step<K>(&self, writer: &mut Writer<K>, store: &Store<K>, event: &watcher::Event<K>) -> Option<Change>
+    pub(crate) fn step<K>(
+        &self,
+        writer: &mut Writer<K>,
+        store: &Store<K>,
+        event: &watcher::Event<K>,
+    ) -> Option<Change>
     where
         K: Lookup + Clone + 'static,
         <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
@@ -331,22 +360,28 @@ fn kind_name(kind: &str) -> &'static str {
         "ValidatingAdmissionPolicyBinding",
         "ZeroTrustNamespace",
     ];
-    KINDS.into_iter().find(|name| *name == kind).unwrap_or("other")
+    KINDS
+        .into_iter()
+        .chain(kind_names())
+        .find(|name| *name == kind)
+        .unwrap_or("other")
 }
 
 fn keep<K>(_: &mut K) {}
 
-fn forget_managers<K: Resource>(object: &mut K) {
+pub(crate) fn forget_managers<K: Resource>(object: &mut K) {
     object.managed_fields_mut().clear();
 }
 
 /// Leaves of a pod what policies and coverage depend on. A cluster has many pods, and most of each is about how it is
 /// run.
 fn trim_pod(pod: &mut Pod) {
-    let metadata = std::mem::take(&mut pod.metadata);
+    let mut metadata = std::mem::take(&mut pod.metadata);
+    if let Some(annotations) = metadata.annotations.as_mut() {
+        annotations.retain(|key, _| key == SCRAPE_ANNOTATION || key == PORT_ANNOTATION);
+    }
     pod.metadata = ObjectMeta {
         managed_fields: None,
-        annotations: None,
         ..metadata
     };
     pod.spec = pod.spec.take().map(|spec| PodSpec {

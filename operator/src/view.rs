@@ -1,15 +1,20 @@
 //! What the operator sees of the cluster: a snapshot of API objects, and nothing that could change it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use ringfence_crd::{DefaultDeny, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::{Labels, ObjectKey};
 
+use crate::callbacks::Callback;
+use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor};
 use crate::reports::NodeReports;
 
 /// A snapshot of everything a decision depends on. The objects are shared with the caches they come from.
@@ -19,8 +24,25 @@ pub struct ClusterView {
     pub namespaces: BTreeMap<String, Arc<Namespace>>,
     /// Every Service.
     pub services: BTreeMap<ObjectKey, Arc<Service>>,
-    /// Pods, by namespace. Coverage and transitions read those of the namespace they are about, and of no other; peers that
-    /// are ServiceAccounts are looked for in all namespaces.
+    /// EndpointSlices of Services whose addresses a policy may carry, by Service.
+    pub endpoint_slices: BTreeMap<ObjectKey, Vec<Arc<EndpointSlice>>>,
+    /// StatefulSets, by namespace.
+    pub stateful_sets: BTreeMap<String, Vec<Arc<StatefulSet>>>,
+    /// Ingresses, by namespace.
+    pub ingresses: BTreeMap<String, Vec<Arc<Ingress>>>,
+    /// HTTPRoutes, by namespace; none where the cluster has no such kind.
+    pub http_routes: BTreeMap<String, Vec<Arc<HTTPRoute>>>,
+    /// PodMonitors; none where the cluster has no such kind.
+    pub pod_monitors: Vec<Arc<PodMonitor>>,
+    /// ServiceMonitors; none where the cluster has no such kind.
+    pub service_monitors: Vec<Arc<ServiceMonitor>>,
+    /// The addresses of the cluster's nodes.
+    pub node_addresses: BTreeSet<IpAddr>,
+    /// What the API server calls in the cluster.
+    pub callbacks: BTreeSet<Callback>,
+    /// Pods, by namespace. Coverage and transitions read those of the namespace they are about, and of no other. Where
+    /// metrics ports are found by annotations, the scrapers' policies depend on those of the scraped namespaces, too; and peers
+    /// that are ServiceAccounts are looked for in all namespaces.
     pub pods: BTreeMap<String, Vec<Arc<Pod>>>,
     /// ZeroTrustNamespaces, by namespace: there is one per namespace at most, named `default`.
     pub zero_trust: BTreeMap<String, Arc<ZeroTrustNamespace>>,
@@ -52,6 +74,39 @@ impl ClusterView {
     /// Puts a Service in, in place of one of the same name.
     pub fn insert_service(&mut self, service: Arc<Service>) {
         self.services.insert(key(service.as_ref()), service);
+    }
+
+    /// Adds an EndpointSlice. One that belongs to no Service is left out.
+    pub fn insert_endpoint_slice(&mut self, slice: Arc<EndpointSlice>) {
+        if let Some(service) = crate::generate::service_of(&slice) {
+            self.endpoint_slices.entry(service).or_default().push(slice);
+        }
+    }
+
+    /// Adds a StatefulSet.
+    pub fn insert_stateful_set(&mut self, set: Arc<StatefulSet>) {
+        push(&mut self.stateful_sets, set);
+    }
+
+    /// Adds an Ingress.
+    pub fn insert_ingress(&mut self, ingress: Arc<Ingress>) {
+        push(&mut self.ingresses, ingress);
+    }
+
+    /// Adds an HTTPRoute.
+    pub fn insert_http_route(&mut self, route: Arc<HTTPRoute>) {
+        push(&mut self.http_routes, route);
+    }
+
+    /// Adds the addresses of a node.
+    pub fn insert_node(&mut self, node: &Node) {
+        let addresses = node
+            .status
+            .iter()
+            .flat_map(|status| status.addresses.iter().flatten());
+        // A host name is no address.
+        self.node_addresses
+            .extend(addresses.filter_map(|address| address.address.parse::<IpAddr>().ok()));
     }
 
     /// Adds a pod.
@@ -121,6 +176,12 @@ impl ClusterView {
             .get(namespace)
             .is_some_and(|ns| ns.metadata.deletion_timestamp.is_some())
     }
+}
+
+fn push<K: ResourceExt>(map: &mut BTreeMap<String, Vec<Arc<K>>>, object: Arc<K>) {
+    map.entry(object.namespace().unwrap_or_default())
+        .or_default()
+        .push(object);
 }
 
 const NOTHING_DENIED: DefaultDeny = DefaultDeny {

@@ -114,6 +114,7 @@ impl Lab {
             ])
             .env("KUBECONFIG", self.server.kubeconfig())
             .env("RUST_LOG", "info")
+            .env("RUST_BACKTRACE", "0")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -153,7 +154,7 @@ impl Lab {
     pub(crate) fn log(&self) -> String {
         let text = self.whole_log();
         let lines: Vec<&str> = text.lines().collect();
-        lines[lines.len().saturating_sub(30)..].join("\n")
+        lines[lines.len().saturating_sub(60)..].join("\n")
     }
 
     /// Everything is over: what cleanup leaves is what was there before.

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
 use crate::accounts::{is_about, protected};
+use crate::generate::{allowed_peers, api_server_service, scraped, service_of};
 use crate::stores::{Definition, Stores, ZERO_TRUST_DEFINITION};
 use crate::view::ClusterView;
 
@@ -50,8 +52,12 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
         .for_each(|object| view.insert_access(object));
     view.stamps_protected = protected(&stores.admission.state(), &stores.admission_bindings.state());
     let accounts = named_accounts(&view);
+    add_sources(&mut view, stores, namespace);
+    let mut inhabited = scraped(&view, namespace);
+    inhabited.insert(namespace.to_owned());
     let pods = stores.pods.state_filter(|pod| {
-        pod.metadata.namespace.as_deref() == Some(namespace)
+        let namespace = pod.metadata.namespace.as_ref();
+        namespace.is_some_and(|namespace| inhabited.contains(namespace))
             || accounts.iter().any(|account| is_about(pod, account))
     });
     pods.into_iter().for_each(|object| view.insert_pod(object));
@@ -61,14 +67,59 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
 /// The ServiceAccounts that any peer names. Few name any, so that few pods of other namespaces are looked at.
 fn named_accounts(view: &ClusterView) -> BTreeSet<String> {
     let clients = view.accesses.values().flat_map(|access| &access.spec.clients);
-    let monitoring = view
+    let allowed = view
         .zero_trust
         .values()
-        .filter_map(|resource| resource.spec.allow.monitoring.as_ref());
+        .flat_map(|resource| allowed_peers(resource));
     clients
-        .chain(monitoring.flat_map(|wanted| &wanted.from))
+        .chain(allowed)
         .filter_map(|peer| peer.service_account.clone())
         .collect()
+}
+
+/// Adds what openings in the namespace are derived from, as far as something is.
+fn add_sources(view: &mut ClusterView, stores: &Stores, namespace: &str) {
+    let sources = &stores.sources;
+    let told = |view: &ClusterView, slice: &EndpointSlice| {
+        service_of(slice).is_some_and(|service| {
+            let found = view.services.get(&service).and_then(|found| found.spec.as_ref());
+            let selector = found.and_then(|spec| spec.selector.as_ref());
+            service == api_server_service() || selector.is_none_or(BTreeMap::is_empty)
+        })
+    };
+    let slices = sources.endpoint_slices.state_filter(|slice| told(view, slice));
+    slices
+        .into_iter()
+        .for_each(|object| view.insert_endpoint_slice(object));
+    let sets = sources
+        .stateful_sets
+        .state_filter(|set| set.metadata.namespace.as_deref() == Some(namespace));
+    sets.into_iter()
+        .for_each(|object| view.insert_stateful_set(object));
+    let ingresses = sources.ingresses.state();
+    ingresses
+        .into_iter()
+        .for_each(|object| view.insert_ingress(object));
+    let routes = sources.http_routes.state();
+    routes
+        .into_iter()
+        .for_each(|object| view.insert_http_route(object));
+    view.pod_monitors = sources.pod_monitors.state();
+    view.service_monitors = sources.service_monitors.state();
+    let mut all = view.zero_trust.values();
+    if all.any(|resource| resource.spec.allow.webhooks.is_some()) {
+        view.callbacks = sources.callbacks();
+    }
+    let external = view
+        .effective(namespace)
+        .is_some_and(|resource| !resource.spec.allow.external.is_empty());
+    if external {
+        sources
+            .nodes
+            .state()
+            .iter()
+            .for_each(|node| view.insert_node(node));
+    }
 }
 
 /// Adds those policies of the cache that are `wanted`.

@@ -1,24 +1,17 @@
 //! The policies of a ServiceAccess: ingress on the Service's pods, and egress for its clients.
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::{Direction, ObjectKey};
 
+use super::backend::{self, Target};
 use super::build::{
-    Draft, Opening, PortSet, canonical, owned_by_access, owned_by_zero_trust, policy, portion, portions,
+    Draft, Opening, canonical, owned_by_access, owned_by_zero_trust, policy, portion, portions,
 };
-use super::{Problem, Unsupported, accounts, peers, service};
+use super::{Problem, accounts, peers};
 use crate::names::{Origin, Purpose, numbered};
 use crate::view::ClusterView;
-
-/// The pods and ports behind the part of a Service that a grant is about.
-struct Target {
-    pods: LabelSelector,
-    ports: PortSet,
-}
 
 /// The policies that a ServiceAccess leads to in the namespace of `owner`, which is in force: ingress if that is the
 /// Service's namespace, egress if clients are there, each only where it is denied.
@@ -45,7 +38,11 @@ fn ingress(
     if owner.namespace().as_deref() != Some(&key.namespace) || !owner.spec.default_deny.ingress {
         return Vec::new();
     }
-    let pods = canonical(target.pods);
+    // What is no pod of this namespace has no ingress here.
+    let Target::Pods { pods, ports } = target else {
+        return Vec::new();
+    };
+    let pods = canonical(pods);
     // The selector is part of the name, so that a change of the Service's selector is a new policy: one that selects other
     // pods in place would isolate some and open others in a single write.
     let text = serde_json::to_string(&pods).unwrap_or_default();
@@ -64,7 +61,7 @@ fn ingress(
             direction: Direction::Ingress,
             opening: Opening::To {
                 peers,
-                ports: target.ports.clone(),
+                ports: ports.clone(),
             },
         })
     };
@@ -105,10 +102,7 @@ fn egress(
                 owners: owned_by_zero_trust(view, Some(owner)),
                 pods,
                 direction: Direction::Egress,
-                opening: Opening::To {
-                    peers: vec![peers::pods_of(&server.namespace, &within, target.pods.clone())],
-                    ports: target.ports.clone(),
-                },
+                opening: Opening::Ways(target.ways(&server.namespace, &within)),
             })
         })
         .collect()
@@ -124,47 +118,11 @@ pub(crate) fn problems(view: &ClusterView, access: &ServiceAccess) -> Vec<Proble
     problems
 }
 
-/// What a ServiceAccess points at, as far as it exists. A part that is missing stays closed and does not stop the rest.
+/// What a ServiceAccess points at, as far as it exists.
 fn resolve(view: &ClusterView, access: &ServiceAccess) -> (Option<Target>, Vec<Problem>) {
-    let key = ObjectKey::new(
+    let service = ObjectKey::new(
         access.namespace().unwrap_or_default(),
         access.spec.target_ref.name.clone(),
     );
-    let Some(found) = view.services.get(&key) else {
-        return (None, vec![Problem::TargetNotFound { service: key }]);
-    };
-    let unsupported = |why: Unsupported| Problem::UnsupportedService {
-        service: key.clone(),
-        why,
-    };
-    let pods = match service::backends(found) {
-        Ok(pods) => pods,
-        Err(why) => return (None, vec![unsupported(why)]),
-    };
-    let offered = service::ports(found);
-    let chosen = &access.spec.ports;
-    if offered.is_empty() && chosen.is_empty() {
-        return (None, vec![unsupported(Unsupported::NoPorts)]);
-    }
-    let missing = chosen
-        .iter()
-        .filter(|wanted| !offered.iter().any(|port| service::is_called(port, wanted)));
-    let problems = missing
-        .map(|wanted| Problem::PortNotFound {
-            service: key.clone(),
-            port: text(wanted),
-        })
-        .collect();
-    let granted = offered
-        .iter()
-        .filter(|port| chosen.is_empty() || chosen.iter().any(|wanted| service::is_called(port, wanted)));
-    let ports = PortSet::only(granted.map(service::target).collect());
-    (ports.map(|ports| Target { pods, ports }), problems)
-}
-
-fn text(port: &IntOrString) -> String {
-    match port {
-        IntOrString::Int(number) => number.to_string(),
-        IntOrString::String(name) => name.clone(),
-    }
+    backend::resolve(view, &service, &access.spec.ports)
 }

@@ -15,6 +15,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
 use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::Direction;
+use serde::Serialize;
 
 use crate::names::{
     ARGO_COMPARE_ANNOTATION, ARGO_SYNC_ANNOTATION, FIELD_MANAGER, MANAGED_BY_LABEL, ORIGIN_KIND_LABEL,
@@ -46,10 +47,19 @@ pub(crate) enum Opening {
         peers: Vec<NetworkPolicyPeer>,
         ports: PortSet,
     },
+    /// Each of these; never none, because a policy without a rule denies.
+    Ways(Vec<Way>),
+}
+
+/// Peers, never none, and the ports on which they are opened to each other: a rule.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Way {
+    pub(crate) peers: Vec<NetworkPolicyPeer>,
+    pub(crate) ports: PortSet,
 }
 
 /// The ports of an opening.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum PortSet {
     /// Every port of every protocol.
     All,
@@ -63,6 +73,19 @@ impl PortSet {
         ports.sort_by_key(port_order);
         ports.dedup();
         (!ports.is_empty()).then_some(Self::Only(ports))
+    }
+
+    /// The ports of both.
+    pub(crate) fn and(self, more: Self) -> Self {
+        match (self, more) {
+            (Self::Only(mut ports), Self::Only(more)) => {
+                ports.extend(more);
+                ports.sort_by_key(port_order);
+                ports.dedup();
+                Self::Only(ports)
+            }
+            (Self::All, _) | (_, Self::All) => Self::All,
+        }
     }
 
     fn into_api(self) -> Option<Vec<NetworkPolicyPort>> {
@@ -147,12 +170,12 @@ pub(crate) fn narrowed(mut policy: NetworkPolicy, pods: LabelSelector) -> Networ
 
 /// The spec of a policy for one direction.
 pub(crate) fn spec(pods: LabelSelector, direction: Direction, opening: Opening) -> NetworkPolicySpec {
-    let rule = match opening {
-        Opening::Nothing => None,
-        Opening::Everything => Some((None, None)),
-        // An empty list of peers would be read as everybody.
-        Opening::To { peers, .. } if peers.is_empty() => None,
-        Opening::To { peers, ports } => Some((Some(distinct(peers)), ports.into_api())),
+    // A rule whose list of peers is empty would be read as one for everybody.
+    let rules = match opening {
+        Opening::Nothing => Vec::new(),
+        Opening::Everything => vec![(None, None)],
+        Opening::To { peers, ports } => rule(Way { peers, ports }).into_iter().collect(),
+        Opening::Ways(ways) => distinct(ways.into_iter().filter_map(rule).collect()),
     };
     let mut spec = NetworkPolicySpec {
         pod_selector: Some(canonical(pods)),
@@ -161,13 +184,27 @@ pub(crate) fn spec(pods: LabelSelector, direction: Direction, opening: Opening) 
     };
     match direction {
         Direction::Ingress => {
-            spec.ingress = rule.map(|(from, ports)| vec![NetworkPolicyIngressRule { from, ports }]);
+            let rules = rules
+                .into_iter()
+                .map(|(from, ports)| NetworkPolicyIngressRule { from, ports });
+            spec.ingress = Some(rules.collect()).filter(|rules: &Vec<_>| !rules.is_empty());
         }
         Direction::Egress => {
-            spec.egress = rule.map(|(to, ports)| vec![NetworkPolicyEgressRule { to, ports }]);
+            let rules = rules
+                .into_iter()
+                .map(|(to, ports)| NetworkPolicyEgressRule { to, ports });
+            spec.egress = Some(rules.collect()).filter(|rules: &Vec<_>| !rules.is_empty());
         }
     }
     spec
+}
+
+/// Peers and ports as a rule of either direction has them.
+type Rule = (Option<Vec<NetworkPolicyPeer>>, Option<Vec<NetworkPolicyPort>>);
+
+fn rule(way: Way) -> Option<Rule> {
+    let peers = distinct(way.peers);
+    (!peers.is_empty()).then(|| (Some(peers), way.ports.into_api()))
 }
 
 /// The name of a direction in `policyTypes`.
@@ -208,10 +245,10 @@ pub(crate) fn portion(number: usize) -> Option<String> {
     (number > 0).then(|| format!("portion-{}", number + 1))
 }
 
-fn distinct(peers: Vec<NetworkPolicyPeer>) -> Vec<NetworkPolicyPeer> {
-    let by_text: BTreeMap<String, NetworkPolicyPeer> = peers
+fn distinct<T: Serialize>(items: Vec<T>) -> Vec<T> {
+    let by_text: BTreeMap<String, T> = items
         .into_iter()
-        .map(|peer| (serde_json::to_string(&peer).unwrap_or_default(), peer))
+        .map(|item| (serde_json::to_string(&item).unwrap_or_default(), item))
         .collect();
     by_text.into_values().collect()
 }

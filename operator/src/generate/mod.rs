@@ -2,13 +2,28 @@
 
 mod access;
 mod accounts;
+mod api_server;
+mod author;
+mod backend;
 pub(crate) mod build;
+mod crossing;
+mod dns;
+mod endpoints;
 pub(crate) mod exempt;
+mod external;
+mod ingress_controllers;
+mod monitoring;
 mod namespace;
 mod peers;
 mod service;
+mod stateful_sets;
+mod webhooks;
 
 pub use accounts::Doubt;
+pub(crate) use api_server::service as api_server_service;
+pub(crate) use crossing::{allowed_peers, scraped};
+pub use endpoints::service_of;
+pub use monitoring::{PORT_ANNOTATION, SCRAPE_ANNOTATION};
 pub(crate) use service::backends;
 
 use std::collections::BTreeSet;
@@ -88,6 +103,49 @@ pub enum Problem {
         /// Why not.
         why: Unsupported,
     },
+    /// The Service has no selector, and its EndpointSlices tell no address (yet): its path stays closed.
+    NoAddresses {
+        /// The Service.
+        service: ObjectKey,
+    },
+    /// The Service has no selector, and its EndpointSlices tell the address of a pod whose ingress is denied.
+    PodByAddress {
+        /// The Service.
+        service: ObjectKey,
+        /// The pod, of the same namespace.
+        pod: String,
+    },
+    /// Something that an opening is derived from names a Service, or a port of one, that does not exist.
+    Reference {
+        /// What names it.
+        by: String,
+        /// The Service.
+        service: ObjectKey,
+        /// The port that the Service lacks; None if the Service itself is missing.
+        port: Option<String>,
+    },
+    /// A StatefulSet names no Service that governs it, so nothing says on which ports its pods are peers.
+    Ungoverned {
+        /// The StatefulSet.
+        set: String,
+    },
+    /// A pod that wants to be scraped has no label by which a policy could select it.
+    Unlabelled {
+        /// The pod.
+        pod: String,
+    },
+    /// Something that metrics ports are found by names a port that no container can have.
+    NoContainerPort {
+        /// What names it.
+        by: String,
+        /// The port.
+        port: String,
+    },
+    /// Callers of the Service from outside come in with a node's address, so whoever may call a node's port can.
+    AnyCaller {
+        /// The Service.
+        service: ObjectKey,
+    },
     /// A client's namespace denies egress and does not accept grants from the origin's namespace.
     PendingConsent {
         /// The client's namespace.
@@ -150,6 +208,8 @@ pub enum Unsupported {
     NoSelector,
     /// It has no ports.
     NoPorts,
+    /// It is neither of type NodePort nor of type LoadBalancer.
+    NotExternal,
 }
 
 /// What one ServiceAccess leads to, in all namespaces.

@@ -8,7 +8,7 @@ use ringfence_policy::{
 };
 
 use super::condition::Finding;
-use crate::generate::exempt;
+use crate::generate::{Problem, exempt};
 use crate::ownership::Ledger;
 use crate::view::ClusterView;
 
@@ -20,6 +20,7 @@ pub(super) fn covered(
     view: &ClusterView,
     namespace: &str,
     denied: DefaultDeny,
+    found: &[Problem],
 ) -> (Coverage, String, Finding) {
     let (world, ours) = world(view, namespace);
     let mut read = coverage(&world, |policy| !ours.contains(&policy.key));
@@ -38,7 +39,8 @@ pub(super) fn covered(
         .flat_map(|pod| asked(denied).flat_map(|direction| &pod.direction(direction).reopened));
     let overriding: BTreeSet<String> = reopened.map(|by| by.policy.name.clone()).collect();
     let in_short = format!("{}/{}", read.pods.len() - uncovered.len(), read.pods.len());
-    let finding = finding(namespace, &in_short, &uncovered, &overriding);
+    let mut finding = finding(namespace, &in_short, &uncovered, &overriding);
+    finding.message.push_str(&any_caller(found));
     uncovered.truncate(NAMED);
     let isolated_in = |direction| {
         let pods = read.pods.values();
@@ -121,6 +123,25 @@ fn finding(namespace: &str, in_short: &str, uncovered: &[String], overriding: &B
         ConditionType::Covered,
         Reason::Covered,
         format!("Every pod is isolated ({in_short})."),
+    )
+}
+
+/// What is to be said of Services whose callers from outside can't be told apart.
+fn any_caller(found: &[Problem]) -> String {
+    let services: Vec<String> = found
+        .iter()
+        .filter_map(|problem| match problem {
+            Problem::AnyCaller { service } => Some(service.to_string()),
+            _ => None,
+        })
+        .collect();
+    if services.is_empty() {
+        return String::new();
+    }
+    format!(
+        " Whoever can call a node's port comes in to these Services with a node's address, whatever spec.allow.external \
+         says: {}. With externalTrafficPolicy Local the caller's own address counts.",
+        listed(services.iter())
     )
 }
 

@@ -10,6 +10,7 @@ use super::coverage::covered;
 use super::enforced::enforced;
 use super::programmed::programmed;
 use super::references::resolved;
+use crate::generate::Problem;
 use crate::names::{ORIGIN_KIND_LABEL, OriginKind};
 use crate::ownership::Ledger;
 
@@ -22,7 +23,13 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
     let own = own_policies(input, &namespace);
     let leftovers = own.iter().filter(|policy| !generated(input, policy)).count();
     let denied = input.view.denied(&namespace);
-    let (coverage, in_short, coverage_finding) = covered(input.view, &namespace, denied);
+    let found: Vec<Problem> = input
+        .generated
+        .findings
+        .iter()
+        .map(|finding| finding.problem.clone())
+        .collect();
+    let (coverage, in_short, coverage_finding) = covered(input.view, &namespace, denied, &found);
     let (enforcement, enforced_in_short) = enforced(input.view, &namespace);
     let findings = vec![
         accepted(resource.metadata.deletion_timestamp.is_some()),

@@ -1,6 +1,7 @@
 //! The ResolvedRefs condition: what the generator found, for people.
 
 use ringfence_crd::{ConditionType, Reason};
+use ringfence_policy::ObjectKey;
 
 use super::accounts;
 use super::condition::Finding as Condition;
@@ -88,20 +89,80 @@ fn explained(origin: &Origin, problem: &Problem) -> Option<(Reason, String)> {
             (
                 Reason::DnsNotFound,
                 format!(
-                    "No DNS Service with pods and a port 53 was found (looked for {}), so name resolution is closed: \
-                     tell the operator its name with --dns-service, or set spec.allow.dns.enabled to false.",
+                    "No DNS Service with pods and a port 53 was found under these names, so name resolution by it is closed: \
+                     {}. Name it in spec.allow.dns.services, or tell the operator with --dns-service; or set \
+                     spec.allow.dns.enabled to false.",
                     tried.join(", ")
                 ),
             )
         }
+        other => return derived(other),
+    })
+}
+
+/// What is said of the sources of derived openings.
+fn derived(problem: &Problem) -> Option<(Reason, String)> {
+    Some(match problem {
+        Problem::NoAddresses { service } => (
+            Reason::TargetNotFound,
+            format!(
+                "Service {service} has no selector, and none of its EndpointSlices tells an address, so this path is closed \
+                 until one does."
+            ),
+        ),
+        Problem::PodByAddress { service, pod } => (
+            Reason::UnsupportedService,
+            format!(
+                "Service {service} has no selector, and its EndpointSlices name the address of pod {pod} of its namespace, \
+                 which no policy can let callers in to: give the Service a selector."
+            ),
+        ),
+        Problem::Reference { by, service, port } => reference(by, service, port.as_deref()),
+        Problem::Ungoverned { set } => (
+            Reason::TargetNotFound,
+            format!(
+                "StatefulSet {set} has no spec.serviceName, so nothing says on which ports its pods reach each other: give \
+                 it a governing Service."
+            ),
+        ),
+        Problem::NoContainerPort { by, port } => (
+            Reason::PortNotFound,
+            format!(
+                "{by} names port {port}, which no container can have, so it is not opened: a port has a number from 1 to \
+                 65535, or a name of up to 15 lower case letters, digits and '-'."
+            ),
+        ),
+        Problem::Unlabelled { pod } => (
+            Reason::UnsupportedService,
+            format!(
+                "Pod {pod} has the annotation prometheus.io/scrape and no label that a policy could select it by, so \
+                 scrapers can't reach it: give it a label."
+            ),
+        ),
+        // The rest are about accounts, or no missing references: Accepted and Covered tell of these.
         other => return accounts::explained(other),
     })
+}
+
+fn reference(by: &str, service: &ObjectKey, port: Option<&str>) -> (Reason, String) {
+    match port {
+        None => (
+            Reason::TargetNotFound,
+            format!(
+                "Service {service}, which {by} names, does not exist, so this path is closed: create it, or correct {by}."
+            ),
+        ),
+        Some(port) => (
+            Reason::PortNotFound,
+            format!("Service {service} has no port {port}, which {by} needs: add it there, or correct {by}."),
+        ),
+    }
 }
 
 fn field(kind: OriginKind) -> &'static str {
     match kind {
         OriginKind::ServiceAccess => "spec.clients",
-        OriginKind::ZeroTrustNamespace => "spec.allow.monitoring.from",
+        OriginKind::ZeroTrustNamespace => "the peers under spec.allow",
     }
 }
 
@@ -112,6 +173,10 @@ fn unsupported(why: Unsupported) -> &'static str {
         }
         Unsupported::NoSelector => {
             "has no selector, so no policy can say which pods it means: give it a selector, or name another Service."
+        }
+        Unsupported::NotExternal => {
+            "is neither of type NodePort nor of type LoadBalancer, so nobody outside the cluster can call it: change its \
+             type, or take it out of spec.allow.external."
         }
         Unsupported::NoPorts => {
             "has no ports: give it the ports that its pods serve, or list them in spec.ports."

@@ -2,6 +2,8 @@
 //!
 //! A look that finds nothing to do costs no request, so what is named here may be too much, never too little.
 
+mod sources;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +18,7 @@ use ringfence_crd::{Peer, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 
 use crate::accounts::is_about;
+use crate::generate::allowed_peers;
 use crate::names::{
     MANAGED_BY_LABEL, ORIGIN_KIND_LABEL, ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL, OriginKind,
 };
@@ -54,6 +57,8 @@ pub enum Change {
     Admission(Versions<ValidatingAdmissionPolicy>),
     /// A binding of one.
     AdmissionBinding(Versions<ValidatingAdmissionPolicyBinding>),
+    /// Something that openings are derived from.
+    Source(sources::Source),
     /// A whole kind was listed anew.
     Relisted,
 }
@@ -106,6 +111,7 @@ impl Triggers {
             Change::Policy(versions) => self.policy(versions),
             Change::ZeroTrust(versions) => self.zero_trust(versions),
             Change::Access(versions) => self.access(versions),
+            Change::Source(source) => self.source(source),
             Change::Admission(versions) if spec_changed(versions) => self.everything(SOON),
             Change::AdmissionBinding(versions) if spec_changed(versions) => self.everything(SOON),
             Change::Namespace(_)
@@ -144,6 +150,9 @@ impl Triggers {
             return;
         };
         self.namespace_if_covered(&namespace, LATER);
+        if self.is_scraped(&namespace, versions) {
+            self.everything(LATER);
+        }
         for access in self.accesses_of(&namespace) {
             self.queue.add(Key::Access(key(access.as_ref())), LATER);
         }
@@ -153,29 +162,27 @@ impl Triggers {
     /// Whoever names the ServiceAccount that a pod runs as, or says that it does, and whoever opens egress for it.
     fn account(&self, versions: &Versions<Pod>, namespace: &str) {
         let pods = [&versions.old, &versions.new];
-        let names = |peers: &[Peer]| {
-            let named = peers.iter().filter_map(|peer| peer.service_account.as_deref());
-            named
-                .into_iter()
-                .any(|account| pods.into_iter().flatten().any(|pod| is_about(pod, account)))
+        let names = |peer: &Peer| {
+            let account = peer.service_account.as_deref();
+            account.is_some_and(|account| pods.into_iter().flatten().any(|pod| is_about(pod, account)))
         };
         let accesses = self
             .stores
             .accesses
-            .state_filter(|access| names(&access.spec.clients));
-        let monitored = self.stores.zero_trust.state_filter(|resource| {
-            let monitoring = resource.spec.allow.monitoring.as_ref();
-            monitoring.is_some_and(|wanted| names(&wanted.from))
-        });
+            .state_filter(|access| access.spec.clients.iter().any(names));
+        let allowing = self
+            .stores
+            .zero_trust
+            .state_filter(|resource| allowed_peers(resource).any(names));
         for access in &accesses {
             self.queue.add(Key::Access(key(access.as_ref())), SOON);
             self.namespace_if_covered(&access.namespace().unwrap_or_default(), SOON);
         }
-        for resource in &monitored {
+        for resource in &allowing {
             self.queue
                 .add(Key::Namespace(resource.namespace().unwrap_or_default()), SOON);
         }
-        if !accesses.is_empty() || !monitored.is_empty() {
+        if !accesses.is_empty() || !allowing.is_empty() {
             self.namespace_if_covered(namespace, SOON);
         }
     }
@@ -186,7 +193,10 @@ impl Triggers {
         };
         let targeting = |access: &&Arc<ServiceAccess>| access.spec.target_ref.name == service.name;
         let accesses = self.accesses_of(&service.namespace);
-        if self.dns_services.contains(&service) || accesses.iter().any(|access| targeting(&access)) {
+        if self.dns_services.contains(&service)
+            || accesses.iter().any(|access| targeting(&access))
+            || self.is_derived_from(&service)
+        {
             self.everything(SOON);
         }
     }
@@ -331,7 +341,7 @@ fn service_matters(versions: &Versions<Service>) -> bool {
 }
 
 fn pod_matters(versions: &Versions<Pod>) -> bool {
-    let facts = |pod: &Arc<Pod>| ringfence_policy::Pod::from_api(pod);
+    let facts = |pod: &Arc<Pod>| (ringfence_policy::Pod::from_api(pod), pod.annotations().clone());
     versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
 }
 

@@ -1,5 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::Ingress;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+
 use super::*;
 use crate::queue::{Backoff, Done};
 use crate::stores::stores;
@@ -176,4 +182,143 @@ async fn a_namespace_matters_to_all_when_its_labels_change() {
         .await,
         all
     );
+}
+
+/// The same as [`triggers`], but that `bank` derives its openings from what is there.
+fn deriving() -> (Triggers, Arc<Queue<Key>>) {
+    let (stores, mut feeds) = stores();
+    let allow = json!({
+        "ingressControllers": {"from": [{"namespace": "shop"}]},
+        "external": [{"service": "door"}],
+        "webhooks": {},
+        "monitoring": {"from": [{"namespace": "shop"}], "discover": ["Annotations", "PodMonitors"]},
+        "dns": {"services": [{"namespace": "dns", "name": "main"}]},
+    });
+    for (namespace, allow) in [("shop", json!({})), ("bank", allow)] {
+        let resource = json!({"metadata": {"name": "default", "namespace": namespace}, "spec": {"mode": "Enforce", "allow": allow}});
+        feeds
+            .zero_trust_mut()
+            .apply_watcher_event(&Event::Apply(serde_json::from_value(resource).unwrap()));
+    }
+    let selecting =
+        json!({"metadata": {"name": "api", "namespace": "shop"}, "spec": {"selector": {"app": "api"}}});
+    feeds
+        .services_mut()
+        .apply_watcher_event(&Event::Apply(serde_json::from_value(selecting).unwrap()));
+    let queue = Arc::new(Queue::new(Backoff::default()));
+    (Triggers::new(stores, queue.clone(), Vec::new()), queue)
+}
+
+fn appeared<K: serde::de::DeserializeOwned>(value: serde_json::Value) -> Change
+where
+    Change: From<Versions<K>>,
+{
+    Change::from(Versions {
+        old: None,
+        new: object(value),
+    })
+}
+
+fn plain(namespace: &str, name: &str) -> serde_json::Value {
+    json!({"metadata": {"name": name, "namespace": namespace, "generation": 1}, "spec": {}})
+}
+
+fn addresses_of(namespace: &str, service: &str) -> Change {
+    appeared::<EndpointSlice>(json!({
+        "metadata": {"name": "s", "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4", "endpoints": [{"addresses": ["192.0.2.1"]}],
+    }))
+}
+
+fn called_in(namespace: &str) -> Change {
+    appeared::<APIService>(json!({
+        "metadata": {"name": "v1.x"},
+        "spec": {"service": {"namespace": namespace, "name": "hook"}, "groupPriorityMinimum": 1, "versionPriority": 1},
+    }))
+}
+
+fn node_at(address: &str) -> serde_json::Value {
+    json!({"metadata": {"name": "n"}, "status": {"addresses": [{"type": "InternalIP", "address": address}]}})
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_openings_are_derived_from_matters_where_they_are() {
+    let (triggers, queue) = deriving();
+    let (all, nobody) = (vec!["bank", "shop"], Vec::<&str>::new());
+    let set = appeared::<StatefulSet>(json!({
+        "metadata": {"name": "db", "namespace": "shop"}, "spec": {"selector": {}, "template": {}},
+    }));
+    let unchanged = Change::from(Versions::<Node> {
+        old: object(node_at("192.0.2.1")),
+        new: object(node_at("192.0.2.1")),
+    });
+    let cases: Vec<(&str, Change, &Vec<&str>)> = vec![
+        (
+            "back ends of a namespace with controllers",
+            appeared::<Ingress>(plain("bank", "site")),
+            &all,
+        ),
+        (
+            "and of one without",
+            appeared::<Ingress>(plain("shop", "site")),
+            &nobody,
+        ),
+        (
+            "a Service that is named for DNS",
+            appeared::<Service>(plain("dns", "main")),
+            &all,
+        ),
+        (
+            "a Service that may be derived from",
+            appeared::<Service>(plain("bank", "door")),
+            &all,
+        ),
+        (
+            "one of a namespace that derives nothing",
+            appeared::<Service>(plain("shop", "db")),
+            &nobody,
+        ),
+        (
+            "the API server's addresses",
+            addresses_of("default", "kubernetes"),
+            &all,
+        ),
+        (
+            "those of a Service with a selector",
+            addresses_of("shop", "api"),
+            &nobody,
+        ),
+        (
+            "those of one without, or unknown",
+            addresses_of("shop", "outside"),
+            &all,
+        ),
+        ("what the API server calls there", called_in("bank"), &all),
+        ("and elsewhere", called_in("shop"), &nobody),
+        ("a node", appeared::<Node>(node_at("192.0.2.1")), &all),
+        ("a node's heartbeat", unchanged, &nobody),
+    ];
+    for (what, change, wanted) in cases {
+        assert_eq!(queued(&triggers, &queue, change).await, *wanted, "{what}");
+    }
+    assert_eq!(queued(&triggers, &queue, set).await, ["shop"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn annotations_of_pods_matter_to_scrapers_too() {
+    let (triggers, queue) = deriving();
+    let pod = |namespace: &str, port: &str| {
+        object::<Pod>(json!({
+            "metadata": {"name": "p", "namespace": namespace, "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": port}},
+            "spec": {"containers": []},
+        }))
+    };
+    let change = |namespace| {
+        Change::Pod(Versions {
+            old: pod(namespace, "1"),
+            new: pod(namespace, "2"),
+        })
+    };
+    assert_eq!(queued(&triggers, &queue, change("bank")).await, ["bank", "shop"]);
+    assert_eq!(queued(&triggers, &queue, change("shop")).await, ["shop"]);
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ManagedFieldsEntry, OwnerReference};
 use kube::ResourceExt;
+use ringfence_operator::callbacks::Calls;
 use ringfence_operator::generate::{Generated, GeneratorConfig, generate};
 use ringfence_operator::names::FIELD_MANAGER;
 use ringfence_operator::transition::{Plan, Step, Version, plan};
@@ -68,7 +69,13 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
     if object.get("apiVersion").is_none() {
         let version = match kind.as_str() {
             "ZeroTrustNamespace" | "ServiceAccess" => "ringfence.dev/v1alpha1",
-            "NetworkPolicy" => "networking.k8s.io/v1",
+            "NetworkPolicy" | "Ingress" => "networking.k8s.io/v1",
+            "StatefulSet" => "apps/v1",
+            "EndpointSlice" => "discovery.k8s.io/v1",
+            "ValidatingWebhookConfiguration" => "admissionregistration.k8s.io/v1",
+            "APIService" => "apiregistration.k8s.io/v1",
+            "HTTPRoute" => "gateway.networking.k8s.io/v1",
+            "PodMonitor" | "ServiceMonitor" => "monitoring.coreos.com/v1",
             _ => "v1",
         };
         object["apiVersion"] = version.into();
@@ -83,6 +90,23 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
         "ZeroTrustNamespace" => view.insert_zero_trust(read(object)),
         "ServiceAccess" => view.insert_access(read(object)),
         "NetworkPolicy" => view.insert_policy(read(object)),
+        "EndpointSlice" => view.insert_endpoint_slice(read(object)),
+        "StatefulSet" => view.insert_stateful_set(read(object)),
+        "Ingress" => view.insert_ingress(read(object)),
+        "HTTPRoute" => view.insert_http_route(read(object)),
+        "PodMonitor" => view.pod_monitors.push(read(object)),
+        "ServiceMonitor" => view.service_monitors.push(read(object)),
+        "Node" => view.insert_node(&read::<k8s_openapi::api::core::v1::Node>(object)),
+        "ValidatingWebhookConfiguration" => {
+            let read =
+                read::<k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration>(object);
+            view.callbacks.extend(read.callbacks());
+        }
+        "APIService" => {
+            let read =
+                read::<k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService>(object);
+            view.callbacks.extend(read.callbacks());
+        }
         "Deployment" => deploy(view, &object),
         other => panic!("no place for a {other}"),
     }

@@ -238,7 +238,6 @@ fn services_that_no_policy_can_express_are_refused() {
             json!({"type": "ExternalName", "externalName": "example.com"}),
             Unsupported::ExternalName,
         ),
-        (json!({"ports": [{"port": 80}]}), Unsupported::NoSelector),
         (
             json!({"selector": {"app": "api"}, "clusterIP": "None"}),
             Unsupported::NoPorts,

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod accounts;
+mod callers;
 mod cluster;
+mod derived;
 mod enforced;
 mod generate;
 mod generate_properties;
@@ -11,5 +13,6 @@ mod openings;
 mod ownership;
 mod random;
 mod status;
+mod status_exceptions;
 mod transition;
 mod transition_properties;

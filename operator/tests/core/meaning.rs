@@ -5,7 +5,7 @@ use ringfence_policy::{Direction, Flow, Pod, Protocol, evaluate};
 use serde_json::Value;
 
 use crate::cluster::{ApiServer, world};
-use crate::random::{AWAY, Ground, HOME, Wishes, cluster, ground, wishes};
+use crate::random::{AWAY, Ground, HOME, OUTSIDE, Wishes, cluster, ground, wishes};
 
 /// One connection, by its ends, and the end that is looked at.
 struct Connection<'a> {
@@ -114,13 +114,21 @@ fn objects<'a>(wishes: &'a Wishes, kind: &'a str) -> impl Iterator<Item = &'a Va
 
 /// Whether a grant, a monitoring rule or the same-namespace rule is about this connection, at either of its ends.
 fn granted(wishes: &Wishes, connection: &Connection<'_>) -> bool {
-    let (Some(from), Some(to)) = (connection.from, connection.to) else {
-        return false;
+    let allow = &wishes.zero_trust.as_ref().unwrap()["spec"]["allow"];
+    let (from, to) = match (connection.from, connection.to) {
+        (Some(from), Some(to)) => (from, to),
+        (Some(from), None) => return leads_outside(wishes, allow, from, connection),
+        (None, Some(to)) => return called_from_outside(wishes, allow, to, connection),
+        (None, None) => return false,
     };
     if to.key.namespace != HOME {
         return false;
     }
-    let allow = &wishes.zero_trust.as_ref().unwrap()["spec"]["allow"];
+    let peers = allow["sameNamespace"] == "StatefulSetPeers" && are_peers(wishes, from, to, connection);
+    let routed = allow.get("ingressControllers").is_some_and(|rule| {
+        let mut callers = rule["from"].as_array().unwrap().iter();
+        callers.any(|peer| means(peer, from, connection)) && is_backend(wishes, to, connection)
+    });
     let same = allow["sameNamespace"] == "All" && from.key.namespace == HOME;
     let scraped = allow.get("monitoring").is_some_and(|rule| {
         let ports = rule["ports"].as_array().unwrap();
@@ -132,32 +140,95 @@ fn granted(wishes: &Wishes, connection: &Connection<'_>) -> bool {
             && (ports.is_empty() || ports.iter().any(|port| is_port(&port["port"], connection, "TCP")))
     });
     same || scraped
+        || peers
+        || routed
         || objects(wishes, "ServiceAccess").any(|access| opens(wishes, access, from, to, connection))
+}
+
+fn service<'a>(wishes: &'a Wishes, name: &'a Value) -> Option<&'a Value> {
+    let found = objects(wishes, "Service").find(|service| service["metadata"]["name"] == *name);
+    found.map(|service| &service["spec"])
+}
+
+/// Whether a pod is behind a Service of the home namespace, and a connection goes to a targetPort of one of these ports.
+fn is_behind(
+    service: &Value,
+    pod: &Pod,
+    connection: &Connection<'_>,
+    wanted: impl Fn(&Value) -> bool,
+) -> bool {
+    let Some(selector) = service.get("selector") else {
+        return false;
+    };
+    let mut offered = service["ports"].as_array().unwrap().iter();
+    pod.key.namespace == HOME
+        && selects(&serde_json::json!({"matchLabels": selector}), pod)
+        && offered.any(|port| wanted(&port["port"]) && is_port(&port["targetPort"], connection, "TCP"))
+}
+
+/// Whether both are pods of the StatefulSet, and the port is one that its governing Service leads to.
+fn are_peers(wishes: &Wishes, from: &Pod, to: &Pod, connection: &Connection<'_>) -> bool {
+    objects(wishes, "StatefulSet").any(|set| {
+        let spec = &set["spec"];
+        let member = |pod: &Pod| pod.key.namespace == HOME && selects(&spec["selector"], pod);
+        let ports = service(wishes, &spec["serviceName"]).map(|service| &service["ports"]);
+        let mut ports = ports.and_then(Value::as_array).into_iter().flatten();
+        member(from) && member(to) && ports.any(|port| is_port(&port["targetPort"], connection, "TCP"))
+    })
+}
+
+/// Whether the Ingress leads to this port of this pod.
+fn is_backend(wishes: &Wishes, to: &Pod, connection: &Connection<'_>) -> bool {
+    objects(wishes, "Ingress").any(|ingress| {
+        let backend = &ingress["spec"]["defaultBackend"]["service"];
+        service(wishes, &backend["name"]).is_some_and(|service| {
+            is_behind(service, to, connection, |port| *port == backend["port"]["number"])
+        })
+    })
+}
+
+/// Whether a call to the address outside goes to the API server or to a Service without selector, and is allowed.
+fn leads_outside(wishes: &Wishes, allow: &Value, from: &Pod, connection: &Connection<'_>) -> bool {
+    let told = |service: &str| {
+        objects(wishes, "EndpointSlice").any(|slice| {
+            slice["metadata"]["labels"]["kubernetes.io/service-name"] == service
+                && is_port(&slice["ports"][0]["port"], connection, "TCP")
+        })
+    };
+    let is_client = allow.get("apiServer").is_some_and(|rule| {
+        let mut clients = rule["clients"].as_array().unwrap().iter();
+        clients.any(|peer| means(peer, from, connection))
+    });
+    let is_granted = || {
+        objects(wishes, "ServiceAccess").any(|access| {
+            let spec = &access["spec"];
+            let mut clients = spec["clients"].as_array().unwrap().iter();
+            let ports = spec["ports"].as_array().unwrap();
+            spec["targetRef"]["name"] == "elsewhere"
+                && (ports.is_empty() || ports.contains(&80.into()))
+                && clients.any(|peer| means(peer, from, connection))
+        })
+    };
+    is_client && told("kubernetes") || is_granted() && told("elsewhere")
+}
+
+/// Whether a call from outside goes to a Service that is opened to it.
+fn called_from_outside(wishes: &Wishes, allow: &Value, to: &Pod, connection: &Connection<'_>) -> bool {
+    let mut opened = allow["external"].as_array().into_iter().flatten();
+    opened.any(|rule| {
+        service(wishes, &rule["service"]).is_some_and(|service| is_behind(service, to, connection, |_| true))
+    })
 }
 
 fn opens(wishes: &Wishes, access: &Value, from: &Pod, to: &Pod, connection: &Connection<'_>) -> bool {
     let spec = &access["spec"];
-    let target =
-        objects(wishes, "Service").find(|service| service["metadata"]["name"] == spec["targetRef"]["name"]);
-    let Some(service) = target.map(|service| &service["spec"]) else {
-        return false;
-    };
-    let backend = service["selector"]
-        .as_object()
-        .unwrap()
-        .iter()
-        .all(|(key, value)| to.labels.get(key).map(String::as_str) == value.as_str());
     let chosen = spec["ports"].as_array().unwrap();
-    let mut offered = service["ports"].as_array().unwrap().iter();
-    backend
-        && spec["clients"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|peer| means(peer, from, connection))
-        && offered.any(|port| {
-            (chosen.is_empty() || chosen.contains(&port["port"]))
-                && is_port(&port["targetPort"], connection, "TCP")
+    let mut clients = spec["clients"].as_array().unwrap().iter();
+    clients.any(|peer| means(peer, from, connection))
+        && service(wishes, &spec["targetRef"]["name"]).is_some_and(|service| {
+            is_behind(service, to, connection, |port| {
+                chosen.is_empty() || chosen.contains(port)
+            })
         })
 }
 
@@ -170,7 +241,7 @@ proptest! {
         let mut view = cluster(&ground, &wishes);
         ApiServer::new().settle(&mut view, HOME);
         let (world, denied) = (world(&view), view.denied(HOME));
-        let outside = "192.0.2.1".parse().unwrap();
+        let outside = OUTSIDE.parse().unwrap();
         let everybody: Vec<&Pod> = world.pods.values().collect();
         let ends: Vec<Option<&Pod>> = world.pods.values().map(Some).chain([None]).collect();
         let closed = |end: Option<&Pod>| {

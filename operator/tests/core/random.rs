@@ -10,6 +10,8 @@ use crate::cluster::{anchor, insert};
 pub(crate) const HOME: &str = "home";
 /// Another one.
 pub(crate) const AWAY: &str = "away";
+/// An address outside the cluster.
+pub(crate) const OUTSIDE: &str = "192.0.2.1";
 
 /// What stays as it is in a transition.
 #[derive(Clone)]
@@ -74,12 +76,14 @@ pub(crate) fn wishes() -> impl Strategy<Value = Wishes> {
         accesses,
         service(),
         service(),
+        sources(),
     )
-        .prop_map(|(zero_trust, accesses, first, second)| {
+        .prop_map(|(zero_trust, accesses, first, second, sources)| {
             let mut others = vec![
                 named("Service", "first", &first),
                 named("Service", "second", &second),
             ];
+            others.extend(sources);
             for (n, spec) in accesses.iter().enumerate() {
                 others.push(named("ServiceAccess", &format!("access-{n}"), spec));
             }
@@ -190,21 +194,24 @@ fn peer() -> impl Strategy<Value = Value> {
 fn zero_trust() -> impl Strategy<Value = Value> {
     let denied = prop::sample::select(vec![(true, true), (true, false), (false, true)]);
     let monitoring = prop::option::of((prop::collection::vec(client(), 1..3), prop::option::of(port())));
-    (
-        denied,
-        any::<bool>(),
-        any::<bool>(),
-        monitoring,
-        any::<bool>(),
-        exempt(),
-    )
-        .prop_map(|((ingress, egress), dns, same, monitoring, accept, exempt)| {
+    let same = prop::sample::select(vec!["None", "All", "StatefulSetPeers"]);
+    (denied, any::<bool>(), same, monitoring, derived(), exempt()).prop_map(
+        |((ingress, egress), dns, same, monitoring, (controllers, clients, external, accept), exempt)| {
             let mut spec = json!({
                 "mode": "Enforce",
                 "defaultDeny": {"ingress": ingress, "egress": egress},
                 "exempt": exempt,
-                "allow": {"dns": {"enabled": dns}, "sameNamespace": if same { "All" } else { "None" }},
+                "allow": {"dns": {"enabled": dns}, "sameNamespace": same},
             });
+            if let Some(from) = controllers {
+                spec["allow"]["ingressControllers"] = json!({"from": from});
+            }
+            if let Some(pods) = clients {
+                spec["allow"]["apiServer"] = json!({"clients": [{"podSelector": pods}]});
+            }
+            if let Some(name) = external {
+                spec["allow"]["external"] = json!([{"service": name, "from": [{"cidr": "192.0.2.0/24"}]}]);
+            }
             if let Some((from, port)) = monitoring {
                 let ports: Vec<Value> = port.into_iter().map(|port| json!({"port": port})).collect();
                 spec["allow"]["monitoring"] = json!({"from": from, "ports": ports});
@@ -213,7 +220,8 @@ fn zero_trust() -> impl Strategy<Value = Value> {
                 spec["acceptEgressFrom"] = json!([{"namespace": AWAY}]);
             }
             spec
-        })
+        },
+    )
 }
 
 /// Requirements of pods that are left alone: one that meets any of them is.
@@ -231,8 +239,20 @@ fn exempt() -> impl Strategy<Value = Value> {
     ]
 }
 
+type Derived = (Option<Vec<Value>>, Option<Value>, Option<&'static str>, bool);
+
+/// Ingress controllers, the API server's clients, a Service for the outside, and consent to grants from the other namespace.
+fn derived() -> impl Strategy<Value = Derived> {
+    (
+        prop::option::of(prop::collection::vec(peer(), 1..3)),
+        prop::option::of(selector()),
+        prop::option::of(prop::sample::select(vec!["first", "second"])),
+        any::<bool>(),
+    )
+}
+
 fn access() -> impl Strategy<Value = Value> {
-    let target = prop::sample::select(vec!["first", "second", "missing"]);
+    let target = prop::sample::select(vec!["first", "second", "elsewhere", "missing"]);
     (target, prop::collection::vec(client(), 1..3), prop::option::of(prop::sample::select(vec![80, 81])))
         .prop_map(|(name, clients, port)| {
             json!({"targetRef": {"name": name}, "clients": clients, "ports": port.into_iter().collect::<Vec<_>>()})
@@ -246,10 +266,62 @@ fn service() -> impl Strategy<Value = Value> {
         json!({"tier": "1"}),
     ]);
     (selected, target(), target()).prop_map(|(selector, one, other)| {
-        json!({"selector": selector, "ports": [
+        json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "selector": selector, "ports": [
             {"name": "one", "port": 80, "targetPort": one},
             {"name": "other", "port": 81, "targetPort": other},
         ]})
+    })
+}
+
+/// What openings are derived from: a StatefulSet, an Ingress, and addresses outside the cluster.
+fn sources() -> impl Strategy<Value = Vec<Value>> {
+    let set = prop::option::of((
+        selector(),
+        prop::sample::select(vec!["first", "second", "missing"]),
+    ));
+    let backend = prop::option::of((
+        prop::sample::select(vec!["first", "second", "missing"]),
+        prop::sample::select(vec![80, 81]),
+    ));
+    (
+        set,
+        backend,
+        prop::option::of(slice_port()),
+        prop::option::of(slice_port()),
+    )
+        .prop_map(|(set, backend, api_server, elsewhere)| {
+            let mut objects = vec![named("Service", "elsewhere", &json!({"ports": [{"port": 80}]}))];
+            if let Some((selector, name)) = set {
+                let template = json!({"metadata": {}, "spec": {"containers": []}});
+                let spec = json!({"selector": selector, "serviceName": name, "template": template});
+                objects.push(named("StatefulSet", "set", &spec));
+            }
+            if let Some((name, port)) = backend {
+                let backend = json!({"service": {"name": name, "port": {"number": port}}});
+                objects.push(named("Ingress", "site", &json!({"defaultBackend": backend})));
+            }
+            let slices = [
+                ("kubernetes", "default", api_server),
+                ("elsewhere", HOME, elsewhere),
+            ];
+            for (name, namespace, port) in slices {
+                objects.extend(port.map(|port| slice(name, namespace, port)));
+            }
+            objects
+        })
+}
+
+fn slice_port() -> impl Strategy<Value = u16> {
+    prop::sample::select(vec![8080, 8081, 9090])
+}
+
+fn slice(service: &str, namespace: &str, port: u16) -> Value {
+    json!({
+        "kind": "EndpointSlice",
+        "metadata": {"name": format!("{service}-1"), "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
+        "addressType": "IPv4",
+        "endpoints": [{"addresses": [OUTSIDE]}],
+        "ports": [{"port": port}],
     })
 }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::cluster::{ApiServer, generated, insert, view};
 
-const HOME: &str = "
+pub(crate) const HOME: &str = "
 kind: Namespace
 metadata: {name: home}
 ---
@@ -75,7 +75,7 @@ pub(crate) fn of_access(view: &ClusterView) -> ServiceAccessStatus {
     })
 }
 
-fn in_short(conditions: &[Condition]) -> Vec<String> {
+pub(crate) fn in_short(conditions: &[Condition]) -> Vec<String> {
     conditions
         .iter()
         .map(|c| format!("{}={} {}", c.type_, c.status, c.reason))

@@ -175,7 +175,9 @@ proptest! {
         let mut api = ApiServer::new();
         let mut view = with_policies_of(&settled(&mut api, &ground, &old), cluster(&ground, &new));
         // Where nothing is in force any more nobody is left alone, and a bridge may open any pod.
-        prop_assume!(old.zero_trust.is_some() && new.zero_trust.is_some());
+        if old.zero_trust.is_none() || new.zero_trust.is_none() {
+            return Ok(());
+        }
         let world = world(&view);
         let at_home = world.pods.values().filter(|pod| pod.key.namespace == HOME);
         let spared: Vec<_> = at_home.filter(|pod| is_exempt(&old, pod) && is_exempt(&new, pod)).collect();

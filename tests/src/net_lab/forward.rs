@@ -79,6 +79,8 @@ impl Shared {
         }
         let outside = TcpStream::connect(to)?;
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended are no longer connected, and would be kept open for nothing.
+        streams.retain(|stream| stream.peer_addr().is_ok());
         streams.extend([inside.try_clone()?, outside.try_clone()?]);
         pump(inside.try_clone()?, outside.try_clone()?);
         pump(outside, inside);

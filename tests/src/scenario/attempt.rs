@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ringfence_policy::{
-    Door, Flow, ObjectKey, Pod, Protocol, ServiceCall, World, evaluate, evaluate_service, explain,
+    Door, Flow, Nowhere, ObjectKey, Pod, Protocol, ServiceCall, ServiceVerdict, World, evaluate,
+    evaluate_service, explain,
 };
 
 use super::outside::Outside;
@@ -72,7 +73,7 @@ impl<'a> Planner<'a> {
     pub(super) fn expected(&mut self, expectation: &Expectation) -> Result<Vec<Attempt>> {
         let mut attempts = Vec::new();
         for source in self.sources(&expectation.from)? {
-            for to in self.targets(&expectation.to, source)? {
+            for to in self.targets(&expectation.to, source, expectation.protocol)? {
                 let mut attempt = self.attempt(source, to, expectation.protocol, &expectation.to)?;
                 attempt.label = format!("line {}: {}", expectation.line, attempt.label);
                 attempt.written = Some(expectation.open);
@@ -125,6 +126,7 @@ impl<'a> Planner<'a> {
         let name = |pod: Option<&Pod>| pod.map(|pod| format!("{} ", pod.key)).unwrap_or_default();
         let called = match target {
             Target::Service(key, _) => format!("svc/{key} "),
+            Target::NodePort(key, _) => format!("nodeport/{key} "),
             _ => name(server),
         };
         Ok(Attempt {
@@ -148,31 +150,81 @@ impl<'a> Planner<'a> {
         protocol: Protocol,
         target: &Target,
     ) -> Result<(bool, String)> {
-        let Target::Service(service, port) = target else {
-            let flow = Flow {
-                source,
-                destination: to.ip(),
-                protocol,
-                port: to.port(),
-            };
-            let open = evaluate(self.world, &flow).allowed();
-            return Ok((open, explain(self.world, &flow).to_string()));
+        let (service, port, door) = match target {
+            Target::Service(service, port) => (service, *port, Door::Name),
+            Target::NodePort(service, port) => (service, *port, self.node_port(to.ip())?),
+            Target::Pod(..) | Target::Outside(_) => {
+                let flow = Flow {
+                    source,
+                    destination: to.ip(),
+                    protocol,
+                    port: to.port(),
+                };
+                let open = evaluate(self.world, &flow).allowed();
+                return Ok((open, explain(self.world, &flow).to_string()));
+            }
         };
-        let verdict = evaluate_service(
-            self.world,
-            &ServiceCall {
-                source,
-                service: service.clone(),
-                protocol,
-                port: *port,
-                door: Door::Name,
-            },
-        );
+        let verdict = self.call(source, service, protocol, port, door);
         ensure!(
             !verdict.is_mixed(),
             "a call to Service {service} port {port} passes for some backends only: {verdict:?}"
         );
         Ok((verdict.allowed(), format!("{verdict:?}")))
+    }
+
+    fn call(
+        &self,
+        source: IpAddr,
+        service: &ObjectKey,
+        protocol: Protocol,
+        port: u16,
+        door: Door,
+    ) -> ServiceVerdict {
+        evaluate_service(
+            self.world,
+            &ServiceCall {
+                source,
+                service: service.clone(),
+                protocol,
+                port,
+                door,
+            },
+        )
+    }
+
+    /// The door that the node with this address is.
+    fn node_port(&self, address: IpAddr) -> Result<Door> {
+        let nodes = self.world.nodes.values();
+        let node = nodes.into_iter().find(|node| node.addresses.contains(&address));
+        let node = node.with_context(|| format!("no node has the address {address}"))?;
+        Ok(Door::NodePort {
+            node: node.name.clone(),
+        })
+    }
+
+    /// Where a Service's node port leads on: at every node, but where it only takes callers in whose pod is its own.
+    fn node_ports(
+        &self,
+        key: &ObjectKey,
+        port: u16,
+        protocol: Protocol,
+        source: IpAddr,
+    ) -> Result<Vec<SocketAddr>> {
+        let service = self.world.services.get(key);
+        let service = service.with_context(|| format!("there is no Service {key}"))?;
+        let number = service.port(protocol, port).and_then(|port| port.node_port);
+        let number = number.with_context(|| format!("port {port} of Service {key} has no node port"))?;
+        let mut doors = Vec::new();
+        for node in self.world.nodes.values() {
+            let Some(address) = same_family(&node.addresses, source).next() else {
+                continue;
+            };
+            let verdict = self.call(source, key, protocol, port, self.node_port(address)?);
+            if verdict != ServiceVerdict::Nowhere(Nowhere::NoLocalBackend) {
+                doors.push(SocketAddr::new(address, number));
+            }
+        }
+        Ok(doors)
     }
 
     fn sources(&self, from: &Place) -> Result<Vec<IpAddr>> {
@@ -182,8 +234,9 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn targets(&self, to: &Target, source: IpAddr) -> Result<Vec<SocketAddr>> {
+    fn targets(&self, to: &Target, source: IpAddr, protocol: Protocol) -> Result<Vec<SocketAddr>> {
         let (addresses, port) = match to {
+            Target::NodePort(key, port) => return self.node_ports(key, *port, protocol, source),
             Target::Outside(address) => (vec![address.ip()], address.port()),
             Target::Pod(key, port) => (self.pod(key)?.addresses.clone(), *port),
             Target::Service(key, port) => {

@@ -124,10 +124,10 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// The rows of the reference that speak of what a NetworkPolicy means, and of Services.
+    /// The rows of the reference that speak of what a NetworkPolicy means, of Services, and of well-known openings.
     const ROWS: &[&str] = &[
         "S1.3", "S1.4", "S2.2", "S2.3-2.4", "S2.5", "S2.6", "S2.7", "S3.1", "S3.2", "S3.3", "S4.6-4.7",
-        "A.1", "A.2", "A.3",
+        "S5.3", "S5.8", "S5.9", "S6.1", "S6.4", "S6.7", "S10.6", "A.1", "A.2", "A.3",
     ];
 
     #[test]

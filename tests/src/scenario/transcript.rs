@@ -6,6 +6,7 @@
 //!   client -> server:8080            open        a pod of the scenario's namespace, TCP
 //!   s2-5-other/client -> server:53/UDP  closed   a pod of another namespace
 //!   client -> svc/api:80             open        a Service's port
+//!   203.0.113.7 -> nodeport/api:80   open        the same port, at every node that takes it in
 //!   203.0.113.7 -> server:8080       closed      somebody outside the cluster
 //! ```
 
@@ -55,6 +56,8 @@ pub enum Target {
     Pod(ObjectKey, u16),
     /// A Service's port, at its cluster addresses.
     Service(ObjectKey, u16),
+    /// A Service's port, at its node port on every node that passes calls on.
+    NodePort(ObjectKey, u16),
     /// Somebody outside the cluster.
     Outside(SocketAddr),
 }
@@ -68,6 +71,7 @@ impl fmt::Display for Expectation {
         match &self.to {
             Target::Pod(pod, port) => write!(f, "{pod}:{port}")?,
             Target::Service(service, port) => write!(f, "svc/{service}:{port}")?,
+            Target::NodePort(service, port) => write!(f, "nodeport/{service}:{port}")?,
             Target::Outside(address) => write!(f, "{address}")?,
         }
         write!(f, "/{}", self.protocol)
@@ -172,8 +176,11 @@ fn target(text: &str, namespace: &str) -> Result<Target> {
         .rsplit_once(':')
         .with_context(|| format!("`{text}` has no port"))?;
     let port = port.parse().with_context(|| format!("`{port}` is no port"))?;
-    match name.strip_prefix("svc/") {
-        Some(service) => Ok(Target::Service(object(service, namespace)?, port)),
+    if let Some(service) = name.strip_prefix("svc/") {
+        return Ok(Target::Service(object(service, namespace)?, port));
+    }
+    match name.strip_prefix("nodeport/") {
+        Some(service) => Ok(Target::NodePort(object(service, namespace)?, port)),
         None => Ok(Target::Pod(object(name, namespace)?, port)),
     }
 }
@@ -207,6 +214,20 @@ mod tests {
         assert!(steps[0].expectations[0].open);
         assert_eq!(steps[1].expectations[0].to_string(), "n/a -> svc/x/b:53/UDP");
         assert_eq!(steps[1].expectations[0].line, 7);
+    }
+
+    #[test]
+    fn a_service_has_a_name_and_node_ports() {
+        let steps = parse(
+            "$ kubectl apply\na -> nodeport/b:80 open\na -> nodeport/n/b:80 closed",
+            "x",
+        )
+        .unwrap();
+        let [first, second] = steps[0].expectations.as_slice() else {
+            panic!("{steps:?}");
+        };
+        assert_eq!(first.to, Target::NodePort(ObjectKey::new("x", "b"), 80));
+        assert_eq!(second.to_string(), "x/a -> nodeport/n/b:80/TCP");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 mod accounts;
 mod changes;
 mod continuity;
+mod derived;
 mod drift;
 mod enforced;
 mod lab;
