@@ -120,6 +120,10 @@ reasons! {
     PendingConsent,
     /// The Service is of a kind no policy can express.
     UnsupportedService,
+    /// A DNS name has no address that could be opened.
+    NameUnresolved,
+    /// A DNS name points to an address that it must not point to.
+    AddressRefused,
     /// Pods of a ServiceAccount do not carry its stamp, so no policy can give them egress.
     PodsUnstamped,
     /// There are more addresses than policies may hold.

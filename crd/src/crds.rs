@@ -3,7 +3,7 @@
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use crate::{AuditNetworkPolicy, NodeEnforcement, ServiceAccess, ZeroTrustNamespace};
+use crate::{AuditNetworkPolicy, ExternalAccess, NodeEnforcement, ServiceAccess, ZeroTrustNamespace};
 
 const HEADER: &str =
     "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
@@ -35,6 +35,7 @@ pub(crate) fn definitions() -> Vec<Value> {
         ServiceAccess::crd(),
         AuditNetworkPolicy::crd(),
         NodeEnforcement::crd(),
+        ExternalAccess::crd(),
     ]
     .into_iter()
     .map(|definition| {

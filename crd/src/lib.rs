@@ -5,6 +5,7 @@
 //! ServiceAccess      ("sva")  opens:  who may call the pods behind a Service
 //! AuditNetworkPolicy ("anp")  tries:  what a NetworkPolicy would drop
 //! NodeEnforcement    ("nenf") tells:  what a node's kernel holds
+//! ExternalAccess     ("exa")  opens:  what lies outside the cluster, by network or by DNS name
 //! ```
 //!
 //! The Rust types are the source: [`generate`] turns them into the YAML files under `config/crd`, CEL rules
@@ -21,6 +22,7 @@ mod audit;
 mod conditions;
 mod crds;
 mod docs;
+mod external;
 mod namespace;
 mod node;
 mod openings;
@@ -34,6 +36,9 @@ pub use audit::{AuditNetworkPolicy, AuditNetworkPolicySpec};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use crds::generate;
 pub use docs::reference;
+pub use external::{
+    ExternalAccess, ExternalAccessSpec, ExternalEgress, ExternalIngress, ExternalPeer, ExternalPort,
+};
 pub use namespace::{Allow, DefaultDeny, Mode, SameNamespace, ZeroTrustNamespace, ZeroTrustNamespaceSpec};
 pub use node::{
     AppliedNamespace, AuditedNamespace, LastError, MOST_DROPS, MOST_NAMESPACES, MOST_NOT_APPLIED,
@@ -45,7 +50,9 @@ pub use openings::{
 };
 pub use peer::{NamespacePeer, Peer};
 pub use port::{PodPort, ServicePortRef, TransportProtocol};
-pub use status::{Coverage, PolicyRecord, ServiceAccessStatus, ZeroTrustNamespaceStatus};
+pub use status::{
+    Coverage, ExternalAccessStatus, PolicyRecord, ResolvedName, ServiceAccessStatus, ZeroTrustNamespaceStatus,
+};
 
 /// The API group of every Ringfence kind.
 pub const GROUP: &str = "ringfence.dev";

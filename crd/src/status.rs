@@ -70,6 +70,52 @@ pub struct ServiceAccessStatus {
     pub policy_count: Option<i32>,
 }
 
+/// What the operator has to say about an ExternalAccess.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct ExternalAccessStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The conditions: Ready, Accepted, ResolvedRefs, Programmed, Enforced, and, while they hold, Reconciling and Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+
+    /// Pods that the rules are about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<i32>,
+
+    /// The addresses that DNS names stand for now, those included that a name had until recently. An operator that
+    /// starts anew begins with these, so that a restart closes nothing while DNS does not answer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
+    pub names: Vec<ResolvedName>,
+
+    /// Nodes that report these policies in their kernel, of all nodes that run the pods; `Unknown` while no enforcer
+    /// reports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforced: Option<String>,
+
+    /// How many policies are generated for this resource.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_count: Option<i32>,
+}
+
+/// A DNS name and what it stands for.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ResolvedName {
+    /// The name.
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Its addresses that are open, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub addresses: Vec<String>,
+}
+
 /// Which pods of a namespace are isolated. Pods that have finished are not counted.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -8,6 +8,7 @@ use ringfence_policy::ObjectKey;
 use ringfence_telemetry::client::ClientArgs;
 use ringfence_telemetry::logs::LogArgs;
 
+use crate::dns;
 use crate::generate::GeneratorConfig;
 
 /// Turns ZeroTrustNamespaces and ServiceAccesses into NetworkPolicies that any CNI can enforce.
@@ -57,6 +58,9 @@ pub struct RunArgs {
         env = "RINGFENCE_DNS_SERVICES"
     )]
     pub dns_services: Vec<ObjectKey>,
+    /// How long an address stays open after a DNS name of an ExternalAccess ceased to stand for it, in seconds
+    #[arg(long, default_value = "600", value_name = "SECONDS", value_parser = seconds, env = "RINGFENCE_DNS_GRACE")]
+    pub dns_grace: Duration,
     /// How many namespaces and ServiceAccesses to work on at a time
     #[arg(long, default_value_t = 8, value_name = "NUMBER", env = "RINGFENCE_WORKERS")]
     pub workers: usize,
@@ -129,6 +133,14 @@ impl LeaseArgs {
 }
 
 impl RunArgs {
+    /// For how long DNS names are followed.
+    pub fn dns(&self) -> dns::Limits {
+        dns::Limits {
+            grace: self.dns_grace,
+            ..dns::Limits::default()
+        }
+    }
+
     /// What the generator needs to know.
     pub fn generator(&self) -> GeneratorConfig {
         if self.dns_services.is_empty() {

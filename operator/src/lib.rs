@@ -1,7 +1,7 @@
 //! Turns Ringfence resources into NetworkPolicies.
 //!
 //! ```text
-//!  ZeroTrustNamespace, ServiceAccess, Service, Namespace, Pod, NetworkPolicy
+//!  ZeroTrustNamespace, ServiceAccess, ExternalAccess, Service, Namespace, Pod, NetworkPolicy, DNS answers
 //!      │ watched into
 //!      ▼
 //!  view::ClusterView ──► generate ──► Generated { policies, findings }
@@ -28,6 +28,7 @@ pub mod view;
 pub mod apply;
 pub mod args;
 pub mod controller;
+pub mod dns;
 pub mod error;
 pub mod events;
 pub mod expectations;

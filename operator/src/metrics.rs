@@ -18,6 +18,7 @@ pub struct OperatorMetrics {
     repairs: Family<Repair, Counter>,
     watch_errors: Family<[(&'static str, &'static str); 1], Counter>,
     events_dropped: Counter,
+    questions: Family<[(&'static str, &'static str); 1], Counter>,
     leader: Gauge,
     queued: Gauge,
 }
@@ -63,6 +64,7 @@ impl Default for OperatorMetrics {
             repairs: Family::default(),
             watch_errors: Family::default(),
             events_dropped: Counter::default(),
+            questions: Family::default(),
             leader: Gauge::default(),
             queued: Gauge::default(),
         }
@@ -101,6 +103,11 @@ impl OperatorMetrics {
             "ringfence_operator_events_dropped",
             "Events not sent, because there were too many of their kind or the API server refused them",
             self.events_dropped.clone(),
+        );
+        registry.register(
+            "ringfence_operator_dns_questions",
+            "DNS names of ExternalAccesses that were asked for, by result: \"answered\" or \"failed\"",
+            self.questions.clone(),
         );
         registry.register(
             "ringfence_operator_leader",
@@ -144,6 +151,12 @@ impl OperatorMetrics {
     /// An Event was not sent.
     pub fn event_dropped(&self) {
         self.events_dropped.inc();
+    }
+
+    /// A DNS name was asked for.
+    pub fn asked(&self, answered: bool) {
+        let result = if answered { "answered" } else { "failed" };
+        self.questions.get_or_create(&[("result", result)]).inc();
     }
 
     /// Whether this replica leads.

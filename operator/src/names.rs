@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 use sha2::{Digest, Sha256};
 
@@ -69,6 +69,10 @@ pub enum Purpose {
     AccessIngress,
     /// Opens egress to a Service's pods.
     AccessEgress,
+    /// Opens ingress from addresses outside the cluster.
+    ExternalIngress,
+    /// Opens egress to addresses outside the cluster.
+    ExternalEgress,
     /// Keeps pods open for ingress while the policies that isolate them are written or removed.
     BridgeIngress,
     /// Keeps pods open for egress while the policies that isolate them are written or removed.
@@ -97,6 +101,8 @@ impl Purpose {
             Self::WebhooksEgress => "webhooks-egress",
             Self::AccessIngress => "access-ingress",
             Self::AccessEgress => "access-egress",
+            Self::ExternalIngress => "external-ingress",
+            Self::ExternalEgress => "external-egress",
             Self::BridgeIngress => "bridge-ingress",
             Self::BridgeEgress => "bridge-egress",
         }
@@ -116,6 +122,8 @@ pub enum OriginKind {
     ZeroTrustNamespace,
     /// A ServiceAccess.
     ServiceAccess,
+    /// An ExternalAccess.
+    ExternalAccess,
 }
 
 impl OriginKind {
@@ -125,6 +133,7 @@ impl OriginKind {
         match self {
             Self::ZeroTrustNamespace => "ZeroTrustNamespace",
             Self::ServiceAccess => "ServiceAccess",
+            Self::ExternalAccess => "ExternalAccess",
         }
     }
 }
@@ -146,7 +155,11 @@ impl Origin {
     pub fn of_policy(policy: &NetworkPolicy) -> Option<Self> {
         let label = |key: &str| policy.labels().get(key).cloned();
         let kind = label(ORIGIN_KIND_LABEL)?;
-        let kinds = [OriginKind::ZeroTrustNamespace, OriginKind::ServiceAccess];
+        let kinds = [
+            OriginKind::ZeroTrustNamespace,
+            OriginKind::ServiceAccess,
+            OriginKind::ExternalAccess,
+        ];
         Some(Self {
             kind: kinds.into_iter().find(|known| known.as_str() == kind)?,
             key: ObjectKey::new(label(ORIGIN_NAMESPACE_LABEL)?, label(ORIGIN_NAME_LABEL)?),
@@ -169,6 +182,16 @@ impl From<&ServiceAccess> for Origin {
     fn from(resource: &ServiceAccess) -> Self {
         Self {
             kind: OriginKind::ServiceAccess,
+            key: crate::view::key(resource),
+            uid: resource.uid().unwrap_or_default(),
+        }
+    }
+}
+
+impl From<&ExternalAccess> for Origin {
+    fn from(resource: &ExternalAccess) -> Self {
+        Self {
+            kind: OriginKind::ExternalAccess,
             key: crate::view::key(resource),
             uid: resource.uid().unwrap_or_default(),
         }

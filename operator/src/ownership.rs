@@ -36,6 +36,10 @@ impl Ledger {
             .map(|status| status.policies.as_slice())
             .unwrap_or_default();
         let accesses = view.accesses.iter().filter(|(key, _)| key.namespace == namespace);
+        let externals = view
+            .externals
+            .iter()
+            .filter(|(key, _)| key.namespace == namespace);
         Self {
             recorded: records.iter().map(|record| record.uid.clone()).collect(),
             recorded_names: records.iter().map(|record| record.name.clone()).collect(),
@@ -43,6 +47,7 @@ impl Ledger {
                 .and_then(|resource| resource.uid())
                 .into_iter()
                 .chain(accesses.filter_map(|(_, access)| access.uid()))
+                .chain(externals.filter_map(|(_, external)| external.uid()))
                 .collect(),
             anchor: view.anchor.as_ref().map(|anchor| anchor.uid.clone()),
         }

@@ -9,7 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::gauge::ConstGauge;
 use ringfence_telemetry::api_requests::ApiRequests;
-use ringfence_telemetry::client::{Limits, connect};
+use ringfence_telemetry::client::{self, connect};
 use ringfence_telemetry::health::{Check, Health};
 use ringfence_telemetry::metrics::{Metrics, Program};
 use ringfence_telemetry::{http, shutdown};
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::RunArgs;
 use crate::controller::{Controller, Parts};
+use crate::dns::{self, Limits, Names, Resolve};
 use crate::error::Error;
 use crate::events::Events;
 use crate::generate::GeneratorConfig;
@@ -40,6 +41,10 @@ pub struct Operator {
     pub requests: ApiRequests,
     /// What the administrator set.
     pub generator: GeneratorConfig,
+    /// Who knows the addresses of DNS names.
+    pub resolver: Arc<dyn Resolve>,
+    /// For how long these are taken for true.
+    pub dns: Limits,
     /// Where probes and metrics are served.
     pub http_address: SocketAddr,
     /// How many keys are worked on at a time.
@@ -61,11 +66,13 @@ pub async fn main(args: &RunArgs) -> Result<(), Error> {
     args.log.init()?;
     let token = shutdown::on_signals().map_err(Error::Signals)?;
     let requests = ApiRequests::default();
-    let client = connect(&args.api, Limits::default(), &requests).await?;
+    let client = connect(&args.api, client::Limits::default(), &requests).await?;
     let operator = Operator {
         client,
         requests,
         generator: args.generator(),
+        resolver: dns::system(),
+        dns: args.dns(),
         http_address: args.http_address,
         workers: args.workers,
         lease: (args.lease.lease_namespace.clone(), args.lease.lease_name.clone()),
@@ -85,10 +92,12 @@ impl Operator {
         let metrics = OperatorMetrics::default();
         let (stores, feeds) = stores();
         let queue = Arc::new(Queue::new(Backoff::default()));
+        let names = Arc::new(Names::new(self.resolver.clone(), self.dns));
         let triggers = Arc::new(Triggers::new(
             stores.clone(),
             queue.clone(),
             self.generator.dns_services.clone(),
+            names.clone(),
         ));
 
         let health = Health::new();
@@ -106,13 +115,9 @@ impl Operator {
 
         let mut background = JoinSet::new();
         background.spawn(feeds.run(self.client.clone(), triggers.clone(), metrics.clone()));
-        let feed = Feed {
-            reports: stores.reports.clone(),
-            triggers: triggers.clone(),
-            metrics: metrics.clone(),
-            namespace: lease_namespace.clone(),
-        };
-        background.spawn(feed.run(self.client.clone()));
+        let reports = self.reports(&stores, &triggers, &metrics);
+        background.spawn(reports.run(self.client.clone()));
+        background.spawn(follow(names.clone(), triggers.clone(), metrics.clone()));
         let serving = CancellationToken::new();
         let served = serving.clone();
         background.spawn(async move { server.serve(served).await.map_err(Error::from) });
@@ -122,6 +127,7 @@ impl Operator {
             stores: stores.clone(),
             queue,
             generator: self.generator,
+            names,
             fence: election.fence(),
             events,
             metrics: metrics.clone(),
@@ -143,6 +149,15 @@ impl Operator {
         }
     }
 
+    fn reports(&self, stores: &Stores, triggers: &Arc<Triggers>, metrics: &OperatorMetrics) -> Feed {
+        Feed {
+            reports: stores.reports.clone(),
+            triggers: triggers.clone(),
+            metrics: metrics.clone(),
+            namespace: self.lease.0.clone(),
+        }
+    }
+
     fn metrics(&self, operator: &OperatorMetrics, stores: &Stores) -> Metrics {
         let program = Program {
             name: "ringfence-operator",
@@ -154,6 +169,14 @@ impl Operator {
             registry.register_collector(Box::new(Inventory(stores.clone())));
         })
     }
+}
+
+/// Follows DNS names on every replica, so that one that begins to lead knows them.
+async fn follow(names: Arc<Names>, triggers: Arc<Triggers>, metrics: OperatorMetrics) -> Result<(), Error> {
+    names
+        .follow(&metrics, |changed| triggers.names_changed(changed))
+        .await;
+    Err(Error::Ended("the following of DNS names"))
 }
 
 /// One replica's term of office.
@@ -257,6 +280,11 @@ impl Collector for Inventory {
                 "ringfence_operator_service_accesses",
                 "ServiceAccesses in the cluster",
                 self.0.accesses.len(),
+            ),
+            (
+                "ringfence_operator_external_accesses",
+                "ExternalAccesses in the cluster",
+                self.0.externals.len(),
             ),
         ];
         for (name, help, count) in counts {

@@ -11,7 +11,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Node, NodeStatus, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, PodTemplateSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -111,7 +111,7 @@ sources! {
         stateful_sets: StatefulSet, trim_set;
         /// Ingresses: which Services are back ends.
         ingresses: Ingress, forget_managers;
-        /// Nodes: their addresses.
+        /// Nodes: their addresses and the ranges of their pods.
         nodes: Node, trim_node;
         /// What the API server asks before it stores an object.
         validating: ValidatingWebhookConfiguration, forget_managers;
@@ -282,7 +282,7 @@ fn trim_set(set: &mut StatefulSet) {
     }
 }
 
-/// Leaves of a node its addresses.
+/// Leaves of a node its addresses and the ranges of its pods'. Its status changes every few minutes.
 fn trim_node(node: &mut Node) {
     let metadata = std::mem::take(&mut node.metadata);
     node.metadata = ObjectMeta {
@@ -291,7 +291,11 @@ fn trim_node(node: &mut Node) {
         resource_version: metadata.resource_version,
         ..ObjectMeta::default()
     };
-    node.spec = None;
+    node.spec = node.spec.take().map(|spec| NodeSpec {
+        pod_cidr: spec.pod_cidr,
+        pod_cidrs: spec.pod_cidrs,
+        ..NodeSpec::default()
+    });
     node.status = node.status.take().map(|status| NodeStatus {
         addresses: status.addresses,
         ..NodeStatus::default()

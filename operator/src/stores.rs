@@ -1,5 +1,7 @@
 //! What is watched: the caches every decision is made from.
 
+mod trim;
+
 use std::fmt::Debug;
 use std::future::Future;
 use std::pin::pin;
@@ -10,28 +12,29 @@ use futures::future::{BoxFuture, try_join_all};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
-use k8s_openapi::api::core::v1::{Container, Namespace, Pod, PodSpec, PodStatus, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, Lookup, ObjectRef, Store, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
-use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, watch_message};
-use crate::generate::{PORT_ANNOTATION, SCRAPE_ANNOTATION};
 use crate::metrics::OperatorMetrics;
 use crate::reports::Reports;
 use crate::sources::{Readiness, SourceFeeds, Sources, kind_names, sources};
 use crate::triggers::{Change, Triggers};
+use trim::trim_pod;
 
 /// The name of the CustomResourceDefinition of ZeroTrustNamespaces.
 pub const ZERO_TRUST_DEFINITION: &str = "zerotrustnamespaces.ringfence.dev";
 /// The name of the CustomResourceDefinition of ServiceAccesses.
 pub const ACCESS_DEFINITION: &str = "serviceaccesses.ringfence.dev";
+/// The name of the CustomResourceDefinition of ExternalAccesses.
+pub const EXTERNAL_DEFINITION: &str = "externalaccesses.ringfence.dev";
 
 /// A CustomResourceDefinition without its schemas.
 pub type Definition = PartialObjectMeta<CustomResourceDefinition>;
@@ -51,10 +54,16 @@ pub struct Stores {
     pub zero_trust: Store<ZeroTrustNamespace>,
     /// ServiceAccesses.
     pub accesses: Store<ServiceAccess>,
+    /// ExternalAccesses.
+    pub externals: Store<ExternalAccess>,
+    /// Ranges of Service addresses. Empty where the cluster does not have that kind.
+    pub service_cidrs: Store<ServiceCIDR>,
     /// The definition of ZeroTrustNamespaces, the second owner of what they lead to.
     pub zero_trust_definition: Store<Definition>,
     /// The definition of ServiceAccesses.
     pub access_definition: Store<Definition>,
+    /// The definition of ExternalAccesses.
+    pub external_definition: Store<Definition>,
     /// Admission policies that are part of Ringfence, among them those that protect stamps.
     pub admission: Store<ValidatingAdmissionPolicy>,
     /// Their bindings.
@@ -73,8 +82,11 @@ pub struct Feeds {
     policies: Writer<NetworkPolicy>,
     zero_trust: Writer<ZeroTrustNamespace>,
     accesses: Writer<ServiceAccess>,
+    externals: Writer<ExternalAccess>,
+    service_cidrs: Writer<ServiceCIDR>,
     zero_trust_definition: Writer<Definition>,
     access_definition: Writer<Definition>,
+    external_definition: Writer<Definition>,
     admission: Writer<ValidatingAdmissionPolicy>,
     admission_bindings: Writer<ValidatingAdmissionPolicyBinding>,
     sources: SourceFeeds,
@@ -88,8 +100,11 @@ pub fn stores() -> (Stores, Feeds) {
     let (policies, feed_policies) = reflector::store();
     let (zero_trust, feed_zero_trust) = reflector::store();
     let (accesses, feed_accesses) = reflector::store();
+    let (externals, feed_externals) = reflector::store();
+    let (service_cidrs, feed_service_cidrs) = reflector::store();
     let (zero_trust_definition, feed_zero_trust_definition) = reflector::store();
     let (access_definition, feed_access_definition) = reflector::store();
+    let (external_definition, feed_external_definition) = reflector::store();
     let (admission, feed_admission) = reflector::store();
     let (admission_bindings, feed_admission_bindings) = reflector::store();
     let (sources, feed_sources) = sources();
@@ -100,8 +115,11 @@ pub fn stores() -> (Stores, Feeds) {
         policies,
         zero_trust,
         accesses,
+        externals,
+        service_cidrs,
         zero_trust_definition,
         access_definition,
+        external_definition,
         admission,
         admission_bindings,
         reports: Reports::default(),
@@ -114,8 +132,11 @@ pub fn stores() -> (Stores, Feeds) {
         policies: feed_policies,
         zero_trust: feed_zero_trust,
         accesses: feed_accesses,
+        externals: feed_externals,
+        service_cidrs: feed_service_cidrs,
         zero_trust_definition: feed_zero_trust_definition,
         access_definition: feed_access_definition,
+        external_definition: feed_external_definition,
         admission: feed_admission,
         admission_bindings: feed_admission_bindings,
         sources: feed_sources,
@@ -149,6 +170,7 @@ impl Stores {
         let mut all = vec![
             ("CustomResourceDefinition", ready(&self.zero_trust_definition)),
             ("CustomResourceDefinition", ready(&self.access_definition)),
+            ("CustomResourceDefinition", ready(&self.external_definition)),
             ("ValidatingAdmissionPolicy", ready(&self.admission)),
             (
                 "ValidatingAdmissionPolicyBinding",
@@ -156,6 +178,8 @@ impl Stores {
             ),
             ("ZeroTrustNamespace", ready(&self.zero_trust)),
             ("ServiceAccess", ready(&self.accesses)),
+            ("ExternalAccess", ready(&self.externals)),
+            ("ServiceCIDR", ready(&self.service_cidrs)),
             ("Namespace", ready(&self.namespaces)),
             ("NetworkPolicy", ready(&self.policies)),
             ("Service", ready(&self.services)),
@@ -179,6 +203,10 @@ impl Feeds {
     pub(crate) fn accesses_mut(&mut self) -> &mut Writer<ServiceAccess> {
         &mut self.accesses
     }
+
+    pub(crate) fn externals_mut(&mut self) -> &mut Writer<ExternalAccess> {
+        &mut self.externals
+    }
 }
 
 impl Feeds {
@@ -194,7 +222,6 @@ impl Feeds {
         metrics: OperatorMetrics,
     ) -> Result<(), Error> {
         let sink = Sink { triggers, metrics };
-        let all = watcher::Config::default;
         let watch_definition = |name| watcher(Api::<Definition>::all(client.clone()), named(name));
         let mut feeds: Vec<BoxFuture<'_, Result<(), Error>>> = vec![
             Box::pin(sink.feed(
@@ -204,47 +231,50 @@ impl Feeds {
             )),
             Box::pin(sink.feed(watch_definition(ACCESS_DEFINITION), self.access_definition, keep)),
             Box::pin(sink.feed(
-                watcher(Api::all(client.clone()), all()),
-                self.zero_trust,
-                forget_managers,
+                watch_definition(EXTERNAL_DEFINITION),
+                self.external_definition,
+                keep,
             )),
-            Box::pin(sink.feed(
-                watcher(Api::all(client.clone()), all()),
-                self.accesses,
-                forget_managers,
-            )),
-            Box::pin(sink.feed(
-                watcher(Api::all(client.clone()), all()),
-                self.namespaces,
-                forget_managers,
-            )),
+            Box::pin(sink.feed(every(&client), self.externals, forget_managers)),
+            Box::pin(sink.feed(every(&client), self.service_cidrs, forget_managers)),
+            Box::pin(sink.feed(every(&client), self.zero_trust, forget_managers)),
+            Box::pin(sink.feed(every(&client), self.accesses, forget_managers)),
+            Box::pin(sink.feed(every(&client), self.namespaces, forget_managers)),
             // Ownership is judged by who manages a policy, so here the managers stay.
-            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.policies, keep)),
+            Box::pin(sink.feed(every(&client), self.policies, keep)),
+            Box::pin(sink.feed(every(&client), self.services, forget_managers)),
+            Box::pin(sink.feed(part_of_ringfence(&client), self.admission, forget_managers)),
             Box::pin(sink.feed(
-                watcher(Api::all(client.clone()), all()),
-                self.services,
-                forget_managers,
-            )),
-            Box::pin(sink.feed(
-                watcher(Api::all(client.clone()), part_of_ringfence()),
-                self.admission,
-                forget_managers,
-            )),
-            Box::pin(sink.feed(
-                watcher(Api::all(client.clone()), part_of_ringfence()),
+                part_of_ringfence(&client),
                 self.admission_bindings,
                 forget_managers,
             )),
-            Box::pin(sink.feed(watcher(Api::all(client.clone()), all()), self.pods, trim_pod)),
+            Box::pin(sink.feed(every(&client), self.pods, trim_pod)),
         ];
         feeds.extend(self.sources.run(&sink, &client));
         try_join_all(feeds).await.map(|_| ())
     }
 }
 
-/// What carries the label of all of Ringfence's own objects.
-fn part_of_ringfence() -> watcher::Config {
-    watcher::Config::default().labels("app.kubernetes.io/part-of=ringfence")
+/// A watch on every object of a kind.
+fn every<K>(
+    client: &Client,
+) -> impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(Api::all(client.clone()), watcher::Config::default())
+}
+
+/// A watch on the objects of a kind that carry the label of all of Ringfence's own objects.
+fn part_of_ringfence<K>(
+    client: &Client,
+) -> impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let ours = watcher::Config::default().labels("app.kubernetes.io/part-of=ringfence");
+    watcher(Api::all(client.clone()), ours)
 }
 
 /// What watches one object only.
@@ -349,13 +379,15 @@ pub struct Versions<K> {
 
 /// A kind's name, for labels that live as long as the program.
 fn kind_name(kind: &str) -> &'static str {
-    const KINDS: [&str; 9] = [
+    const KINDS: [&str; 11] = [
         "CustomResourceDefinition",
+        "ExternalAccess",
         "Namespace",
         "NetworkPolicy",
         "Pod",
         "Service",
         "ServiceAccess",
+        "ServiceCIDR",
         "ValidatingAdmissionPolicy",
         "ValidatingAdmissionPolicyBinding",
         "ZeroTrustNamespace",
@@ -371,44 +403,6 @@ fn keep<K>(_: &mut K) {}
 
 pub(crate) fn forget_managers<K: Resource>(object: &mut K) {
     object.managed_fields_mut().clear();
-}
-
-/// Leaves of a pod what policies and coverage depend on. A cluster has many pods, and most of each is about how it is
-/// run.
-fn trim_pod(pod: &mut Pod) {
-    let mut metadata = std::mem::take(&mut pod.metadata);
-    if let Some(annotations) = metadata.annotations.as_mut() {
-        annotations.retain(|key, _| key == SCRAPE_ANNOTATION || key == PORT_ANNOTATION);
-    }
-    pod.metadata = ObjectMeta {
-        managed_fields: None,
-        ..metadata
-    };
-    pod.spec = pod.spec.take().map(|spec| PodSpec {
-        node_name: spec.node_name,
-        host_network: spec.host_network,
-        service_account_name: spec.service_account_name,
-        containers: spec.containers.into_iter().map(trim_container).collect(),
-        init_containers: spec
-            .init_containers
-            .map(|all| all.into_iter().map(trim_container).collect()),
-        ..PodSpec::default()
-    });
-    pod.status = pod.status.take().map(|status| PodStatus {
-        phase: status.phase,
-        pod_ip: status.pod_ip,
-        pod_ips: status.pod_ips,
-        ..PodStatus::default()
-    });
-}
-
-fn trim_container(container: Container) -> Container {
-    Container {
-        name: container.name,
-        ports: container.ports,
-        restart_policy: container.restart_policy,
-        ..Container::default()
-    }
 }
 
 /// Asks the API server itself for the policies of one namespace.

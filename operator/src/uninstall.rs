@@ -13,7 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
 use ringfence_telemetry::api_requests::ApiRequests;
 use ringfence_telemetry::client::{Limits, connect};
 use ringfence_telemetry::shutdown;
@@ -165,6 +165,10 @@ async fn read(client: &Client) -> Result<ClusterView, Error> {
         .await?
         .into_iter()
         .for_each(|object| view.insert_access(object));
+    list::<ExternalAccess>(client)
+        .await?
+        .into_iter()
+        .for_each(|object| view.insert_external(object));
     for resource in list::<ZeroTrustNamespace>(client).await? {
         let mut leaving = resource.as_ref().clone();
         leaving

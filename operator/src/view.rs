@@ -10,10 +10,11 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
-use ringfence_crd::{DefaultDeny, ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{DefaultDeny, ExternalAccess, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::{Labels, ObjectKey};
 
 use crate::callbacks::Callback;
+use crate::dns::{Inside, Resolution};
 use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor};
 use crate::reports::NodeReports;
 
@@ -48,6 +49,12 @@ pub struct ClusterView {
     pub zero_trust: BTreeMap<String, Arc<ZeroTrustNamespace>>,
     /// Every ServiceAccess.
     pub accesses: BTreeMap<ObjectKey, Arc<ServiceAccess>>,
+    /// Every ExternalAccess.
+    pub externals: BTreeMap<ObjectKey, Arc<ExternalAccess>>,
+    /// What the DNS names of ExternalAccesses stand for.
+    pub names: BTreeMap<String, Resolution>,
+    /// Which addresses no DNS name may stand for.
+    pub inside: Inside,
     /// NetworkPolicies of any origin, by namespace. Coverage, transitions and status read those of the namespaces they
     /// are about.
     pub policies: BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
@@ -130,6 +137,11 @@ impl ClusterView {
         self.accesses.insert(key(access.as_ref()), access);
     }
 
+    /// Puts an ExternalAccess in, in place of one of the same name.
+    pub fn insert_external(&mut self, external: Arc<ExternalAccess>) {
+        self.externals.insert(key(external.as_ref()), external);
+    }
+
     /// Adds a NetworkPolicy.
     pub fn insert_policy(&mut self, policy: Arc<NetworkPolicy>) {
         self.policies
@@ -167,6 +179,19 @@ impl ClusterView {
         self.accesses
             .iter()
             .filter(|(_, access)| access.metadata.deletion_timestamp.is_none())
+    }
+
+    /// The ExternalAccesses of a namespace that are in force: those not being deleted.
+    pub fn effective_externals<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = &'a Arc<ExternalAccess>> {
+        self.externals
+            .iter()
+            .filter(move |(key, external)| {
+                key.namespace == namespace && external.metadata.deletion_timestamp.is_none()
+            })
+            .map(|(_, external)| external)
     }
 
     /// Whether a namespace is on its way out: nothing can be created in it any more.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ::http::{HeaderValue, StatusCode, header};
 use axum::Router;
@@ -9,6 +10,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::{Health, Report};
@@ -46,13 +48,28 @@ pub struct Server {
 ///
 /// When the address cannot be bound.
 pub async fn bind(address: SocketAddr, health: Health, metrics: Metrics) -> Result<Server, HttpError> {
-    let listener = TcpListener::bind(address)
+    let listener = listen(address)
         .await
         .map_err(|source| HttpError::Bind { address, source })?;
     Ok(Server {
         listener,
         router: router(health, metrics),
     })
+}
+
+/// How long an address may be taken. Whoever was killed may leave a child behind that still holds it for a moment.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let started = Instant::now();
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < PATIENCE => {
+                sleep(Duration::from_millis(50)).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 impl Server {
@@ -157,6 +174,17 @@ mod tests {
             TcpStream::connect(address).await.is_err(),
             "the port is free again"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_port_that_is_given_back_soon_is_waited_for() {
+        let before = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = before.local_addr().unwrap();
+        let (bound, ()) = tokio::join!(listen(address), async {
+            sleep(PATIENCE / 2).await;
+            drop(before);
+        });
+        assert_eq!(bound.unwrap().local_addr().unwrap(), address);
     }
 
     #[tokio::test]

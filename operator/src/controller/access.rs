@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::generate::outline;
 use crate::queue::Done;
 use crate::status::{AccessInput, WriteFailure, access_status};
-use crate::triggers::{Key, access_of};
+use crate::triggers::{Key, grant_of};
 use crate::view::key as key_of;
 
 impl Controller {
@@ -34,7 +34,7 @@ impl Controller {
         snapshot::add_policies(&mut view, &self.stores, |policy| {
             // What nodes hold is told namespace by namespace, so the others' count, too.
             policy.metadata.namespace.as_deref() == Some(&access.namespace)
-                || access_of(policy).as_ref() == Some(access)
+                || grant_of(policy).as_ref() == Some(&key)
                 || generated.contains(&key_of(policy))
         });
         let own = |failure: &&WriteFailure| generated.contains(&failure.policy);

@@ -21,6 +21,7 @@
 //! everything goes at once, so does the definition, and the collector removes the rest without anybody's help.
 
 mod access;
+mod external;
 mod namespace;
 mod settle;
 mod snapshot;
@@ -38,6 +39,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::apply::Applier;
+use crate::dns::Names;
 use crate::error::Error;
 use crate::events::Events;
 use crate::expectations::{Expectations, Versions};
@@ -60,6 +62,7 @@ pub struct Controller {
     stores: Stores,
     queue: Arc<Queue<Key>>,
     generator: GeneratorConfig,
+    names: Arc<Names>,
     applier: Applier,
     fence: Fence,
     events: Events,
@@ -81,6 +84,8 @@ pub struct Parts {
     pub queue: Arc<Queue<Key>>,
     /// What the administrator set.
     pub generator: GeneratorConfig,
+    /// What DNS names stand for.
+    pub names: Arc<Names>,
     /// Open while writing is permitted.
     pub fence: Fence,
     /// Where Events go.
@@ -97,6 +102,7 @@ impl Controller {
             stores,
             queue,
             generator,
+            names,
             fence,
             events,
             metrics,
@@ -113,6 +119,7 @@ impl Controller {
             stores,
             queue,
             generator,
+            names,
             applier,
             fence,
             events,
@@ -161,11 +168,13 @@ impl Controller {
             match key {
                 Key::Namespace(name) => self.namespace(name).await,
                 Key::Access(access) => self.access(access).await,
+                Key::External(external) => self.external(external).await,
             }
         };
         let (controller, what) = match key {
             Key::Namespace(name) => ("namespace", format!("namespace {name}")),
             Key::Access(access) => ("access", format!("ServiceAccess {access}")),
+            Key::External(external) => ("external", format!("ExternalAccess {external}")),
         };
         let result = AssertUnwindSafe(work).catch_unwind().await;
         let result = result.unwrap_or_else(|_| Err(Error::Panicked { what: what.clone() }));

@@ -24,6 +24,7 @@ use crate::view::ClusterView;
 impl Controller {
     pub(super) async fn namespace(&self, namespace: &str) -> Result<Done, Error> {
         let mut view = snapshot::snapshot(&self.stores, namespace);
+        snapshot::add_names(&mut view, &self.stores, &self.names, namespace);
         if !self.concerns(&view, namespace) {
             self.failed(namespace, None);
             return Ok(Done::Finished);
@@ -134,6 +135,10 @@ impl Controller {
             for access in self.stores.accesses.state() {
                 self.queue
                     .add(Key::Access(crate::view::key(access.as_ref())), LAG);
+            }
+            for external in self.stores.externals.state() {
+                self.queue
+                    .add(Key::External(crate::view::key(external.as_ref())), LAG);
             }
         }
     }

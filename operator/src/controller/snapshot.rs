@@ -1,6 +1,7 @@
 //! From the caches to the values decisions are made from.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -9,6 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
 use crate::accounts::{is_about, protected};
+use crate::dns::{Names, names_of};
 use crate::generate::{allowed_peers, api_server_service, scraped, service_of};
 use crate::stores::{Definition, Stores, ZERO_TRUST_DEFINITION};
 use crate::view::ClusterView;
@@ -50,6 +52,11 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
         .state()
         .into_iter()
         .for_each(|object| view.insert_access(object));
+    stores
+        .externals
+        .state()
+        .into_iter()
+        .for_each(|object| view.insert_external(object));
     view.stamps_protected = protected(&stores.admission.state(), &stores.admission_bindings.state());
     let accounts = named_accounts(&view);
     add_sources(&mut view, stores, namespace);
@@ -62,6 +69,44 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
     });
     pods.into_iter().for_each(|object| view.insert_pod(object));
     view
+}
+
+/// Adds what the DNS names in a namespace stand for, and, if there are any, what is inside the cluster.
+pub(super) fn add_names(view: &mut ClusterView, stores: &Stores, names: &Names, namespace: &str) {
+    let resources = stores
+        .externals
+        .state_filter(|external| external.metadata.namespace.as_deref() == Some(namespace));
+    for resource in &resources {
+        for name in names_of(resource) {
+            let known = names.resolution(resource, name);
+            view.names.insert(name.to_owned(), known);
+        }
+    }
+    let asked: BTreeSet<IpAddr> = view
+        .names
+        .values()
+        .flat_map(|known| known.addresses.iter().copied())
+        .collect();
+    if asked.is_empty() {
+        return;
+    }
+    let inside = &mut view.inside;
+    stores
+        .sources
+        .nodes
+        .state()
+        .iter()
+        .for_each(|node| inside.insert_node(node));
+    let ranges = stores.service_cidrs.state();
+    ranges.iter().for_each(|range| inside.insert_service_cidr(range));
+    view.services
+        .values()
+        .for_each(|service| inside.insert_service(service));
+    stores
+        .pods
+        .state()
+        .iter()
+        .for_each(|pod| inside.insert_pod(pod, &asked));
 }
 
 /// The ServiceAccounts that any peer names. Few name any, so that few pods of other namespaces are looked at.
@@ -154,7 +199,14 @@ fn definition(stores: &Stores) -> Option<Arc<Definition>> {
 /// would close, for a moment, what was allowed.
 pub(super) fn departing(stores: &Stores) -> bool {
     let leaving = |definition: &Definition| definition.metadata.deletion_timestamp.is_some();
-    stores.zero_trust_definition.find(leaving).is_some() || stores.access_definition.find(leaving).is_some()
+    let definitions = [
+        &stores.zero_trust_definition,
+        &stores.access_definition,
+        &stores.external_definition,
+    ];
+    definitions
+        .iter()
+        .any(|definition| definition.find(leaving).is_some())
 }
 
 /// Enters the answers to our own writes, which the caches do not hold yet.

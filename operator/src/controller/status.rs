@@ -81,6 +81,7 @@ fn static_kind(turn: &Key) -> &'static str {
     match turn {
         Key::Namespace(_) => "ZeroTrustNamespace",
         Key::Access(_) => "ServiceAccess",
+        Key::External(_) => "ExternalAccess",
     }
 }
 

@@ -7,7 +7,7 @@ use ringfence_policy::{Direction, ObjectKey};
 
 use super::backend::{self, Target};
 use super::build::{
-    Draft, Opening, canonical, owned_by_access, owned_by_zero_trust, policy, portion, portions,
+    Draft, Opening, canonical, owned_by_grant, owned_by_zero_trust, policy, portion, portions,
 };
 use super::{Problem, accounts, peers};
 use crate::names::{Origin, Purpose, numbered};
@@ -56,7 +56,7 @@ fn ingress(
             namespace: &key.namespace,
             purpose: Purpose::AccessIngress,
             origin: &Origin::from(access),
-            owners: owned_by_access(view, access),
+            owners: owned_by_grant(view, access),
             pods: pods.clone(),
             direction: Direction::Ingress,
             opening: Opening::To {

@@ -13,7 +13,7 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::{Resource, ResourceExt};
-use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::ZeroTrustNamespace;
 use ringfence_policy::Direction;
 use serde::Serialize;
 
@@ -96,13 +96,13 @@ impl PortSet {
     }
 }
 
-fn port_order(port: &NetworkPolicyPort) -> (Option<String>, i32, Option<String>) {
+fn port_order(port: &NetworkPolicyPort) -> (Option<String>, i32, Option<String>, Option<i32>) {
     let (number, name) = match &port.port {
         Some(IntOrString::Int(number)) => (*number, None),
         Some(IntOrString::String(name)) => (i32::MAX, Some(name.clone())),
         None => (0, None),
     };
-    (port.protocol.clone(), number, name)
+    (port.protocol.clone(), number, name, port.end_port)
 }
 
 /// Puts the object together.
@@ -283,10 +283,13 @@ pub(crate) fn owned_by_zero_trust(
         .collect()
 }
 
-/// The references by which a ServiceAccess owns policies of its namespace, with the same anchor: when it is deleted together
-/// with the ZeroTrustNamespace, its policies isolate pods until they are removed in their turn.
-pub(crate) fn owned_by_access(view: &ClusterView, owner: &ServiceAccess) -> Vec<OwnerReference> {
-    [reference::<ServiceAccess>(owner)]
+/// The references by which a ServiceAccess or an ExternalAccess owns policies of its namespace, with the same anchor: when it
+/// is deleted together with the ZeroTrustNamespace, its policies isolate pods until they are removed in their turn.
+pub(crate) fn owned_by_grant<K: Resource<DynamicType = ()>>(
+    view: &ClusterView,
+    owner: &K,
+) -> Vec<OwnerReference> {
+    [reference(owner)]
         .into_iter()
         .chain(view.anchor.clone())
         .collect()

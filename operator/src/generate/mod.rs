@@ -11,6 +11,7 @@ mod dns;
 mod endpoints;
 pub(crate) mod exempt;
 mod external;
+mod external_access;
 mod ingress_controllers;
 mod monitoring;
 mod namespace;
@@ -23,16 +24,19 @@ pub use accounts::Doubt;
 pub(crate) use api_server::service as api_server_service;
 pub(crate) use crossing::{allowed_peers, scraped};
 pub use endpoints::service_of;
+pub(crate) use external_access::judged;
 pub use monitoring::{PORT_ANNOTATION, SCRAPE_ANNOTATION};
 pub(crate) use service::backends;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use ringfence_crd::ServiceAccess;
+use ringfence_crd::{ExternalAccess, ServiceAccess};
 use ringfence_policy::ObjectKey;
 
+use crate::dns::{Place, State};
 use crate::names::Origin;
 use crate::view::ClusterView;
 
@@ -187,6 +191,34 @@ pub enum Problem {
         /// How many there are.
         pods: usize,
     },
+    /// A DNS name has no address that could be opened: its path is closed.
+    NameUnresolved {
+        /// The name.
+        name: String,
+        /// How much is known of it.
+        state: State,
+    },
+    /// Nobody answers for a DNS name any more: what it stood for stays open.
+    NameHeld {
+        /// The name.
+        name: String,
+    },
+    /// A DNS name stands for an address that no name may stand for: that address stays closed.
+    AddressRefused {
+        /// The name.
+        name: String,
+        /// The address.
+        address: IpAddr,
+        /// Where it is.
+        place: Place,
+    },
+    /// A DNS name has more addresses than are followed: the others stay closed.
+    TooManyAnswers {
+        /// The name.
+        name: String,
+        /// How many are left out.
+        left_out: usize,
+    },
     /// Nothing is denied where this resource would open something.
     NotNeeded,
 }
@@ -195,7 +227,7 @@ impl Problem {
     /// Whether it is only a note: everything asked for is there.
     #[must_use]
     pub fn is_note(&self) -> bool {
-        matches!(self, Self::AccountByAddress { .. })
+        matches!(self, Self::AccountByAddress { .. } | Self::NameHeld { .. })
     }
 }
 
@@ -212,7 +244,7 @@ pub enum Unsupported {
     NotExternal,
 }
 
-/// What one ServiceAccess leads to, in all namespaces.
+/// What one grant (a ServiceAccess or an ExternalAccess) leads to, in all namespaces.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AccessOutline {
     /// Every policy it is the origin of, as generated, sorted by namespace and name.
@@ -230,6 +262,9 @@ pub fn generate(view: &ClusterView, config: &GeneratorConfig, namespace: &str) -
     let (mut policies, findings) = namespace::policies(view, config, owner);
     for (_, access) in view.effective_accesses() {
         policies.extend(access::policies_in(view, access, owner));
+    }
+    for external in view.effective_externals(namespace) {
+        policies.extend(external_access::policies(view, external));
     }
     Generated {
         policies: sorted(exempt::sparing(owner, policies)),
@@ -250,16 +285,28 @@ pub fn outline(view: &ClusterView, access: &ServiceAccess) -> AccessOutline {
     if policies.is_empty() && problems.is_empty() {
         problems.push(Problem::NotNeeded);
     }
-    let findings = problems
-        .into_iter()
-        .map(|problem| Finding {
-            origin: origin.clone(),
-            problem,
-        })
-        .collect();
+    outlined(&origin, policies, problems)
+}
+
+/// What one ExternalAccess leads to, in its namespace.
+#[must_use]
+pub fn outline_external(view: &ClusterView, external: &ExternalAccess) -> AccessOutline {
+    let policies = external_access::policies(view, external);
+    let mut problems = external_access::problems(view, external);
+    if external_access::is_needless(view, external) {
+        problems.push(Problem::NotNeeded);
+    }
+    outlined(&Origin::from(external), policies, problems)
+}
+
+fn outlined(origin: &Origin, policies: Vec<NetworkPolicy>, problems: Vec<Problem>) -> AccessOutline {
+    let findings = problems.into_iter().map(|problem| Finding {
+        origin: origin.clone(),
+        problem,
+    });
     AccessOutline {
         policies: sorted(policies),
-        findings: distinct(findings),
+        findings: distinct(findings.collect()),
     }
 }
 

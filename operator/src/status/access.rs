@@ -10,9 +10,10 @@ use super::condition::{Finding, summarised, written};
 use super::enforced::enforced;
 use super::programmed::programmed;
 use super::references::resolved;
-use crate::generate::{Problem, backends};
+use crate::generate::{AccessOutline, Problem, backends};
 use crate::names::ORIGIN_UID_LABEL;
 use crate::ownership::Ledger;
+use crate::view::ClusterView;
 
 /// What the operator has to say about a ServiceAccess. Equal to the status it has when there is nothing new.
 #[must_use]
@@ -27,7 +28,7 @@ pub fn access_status(input: &AccessInput<'_>) -> ServiceAccessStatus {
         programmed(
             input.view,
             input.outline.policies.iter(),
-            leftovers(input),
+            leftovers(input.view, input.resource.uid(), input.outline),
             input.failures,
         ),
         enforcement,
@@ -65,18 +66,18 @@ fn accepted(input: &AccessInput<'_>) -> Finding {
     )
 }
 
-/// Policies made for this resource that are no longer part of its outline.
-fn leftovers(input: &AccessInput<'_>) -> usize {
-    let Some(uid) = input.resource.uid() else {
+/// Policies made for the resource with this UID that are no longer part of its outline.
+pub(super) fn leftovers(view: &ClusterView, uid: Option<String>, outline: &AccessOutline) -> usize {
+    let Some(uid) = uid else {
         return 0;
     };
     let wanted = |namespace: &str, name: &str| {
-        let policies = &input.outline.policies;
+        let policies = &outline.policies;
         policies
             .iter()
             .any(|policy| policy.namespace().as_deref() == Some(namespace) && policy.name_any() == name)
     };
-    let namespaces = input.view.policies.iter();
+    let namespaces = view.policies.iter();
     namespaces
         .map(|(namespace, policies)| {
             let of_this = policies
@@ -88,7 +89,7 @@ fn leftovers(input: &AccessInput<'_>) -> usize {
             if left.is_empty() {
                 return 0;
             }
-            let ledger = Ledger::of(input.view, namespace);
+            let ledger = Ledger::of(view, namespace);
             left.iter().filter(|policy| ledger.is_ours(policy)).count()
         })
         .sum()
@@ -103,13 +104,17 @@ fn reachable(input: &AccessInput<'_>) -> i32 {
         .services
         .get(&key)
         .and_then(|service| backends(service).ok());
-    let Some(selector) = selector.and_then(|selector| Selector::try_from(&selector).ok()) else {
+    selector.map_or(0, |selector| selected(input.view, &namespace, &selector))
+}
+
+/// How many pods of a namespace, that policies can be about, a selector matches.
+pub(super) fn selected(view: &ClusterView, namespace: &str, selector: &LabelSelector) -> i32 {
+    let Ok(selector) = Selector::try_from(selector) else {
         return 0;
     };
-    let pods = input
-        .view
+    let pods = view
         .pods
-        .get(&namespace)
+        .get(namespace)
         .into_iter()
         .flatten()
         .map(|pod| Pod::from_api(pod));

@@ -8,18 +8,20 @@ mod accounts;
 mod condition;
 mod coverage;
 mod enforced;
+mod external;
 mod namespace;
 mod programmed;
 mod references;
 
 use jiff::Timestamp;
-use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 
 use crate::generate::{AccessOutline, Generated};
 use crate::view::ClusterView;
 
 pub use access::access_status;
+pub use external::external_status;
 pub use namespace::namespace_status;
 
 /// A write that the API server refused.
@@ -53,6 +55,21 @@ pub struct AccessInput<'a> {
     pub view: &'a ClusterView,
     /// The resource, with the status it has now.
     pub resource: &'a ServiceAccess,
+    /// What the resource leads to.
+    pub outline: &'a AccessOutline,
+    /// Writes of its policies that failed.
+    pub failures: &'a [WriteFailure],
+    /// The time, for conditions that change.
+    pub now: Timestamp,
+}
+
+/// Everything the status of an ExternalAccess depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct ExternalInput<'a> {
+    /// The cluster, with the policies and pods of the resource's namespace.
+    pub view: &'a ClusterView,
+    /// The resource, with the status it has now.
+    pub resource: &'a ExternalAccess,
     /// What the resource leads to.
     pub outline: &'a AccessOutline,
     /// Writes of its policies that failed.

@@ -5,6 +5,7 @@ use ringfence_policy::ObjectKey;
 
 use super::accounts;
 use super::condition::Finding as Condition;
+use super::external;
 use crate::generate::{Finding, Problem, Unsupported};
 use crate::names::{Origin, OriginKind};
 
@@ -49,7 +50,8 @@ fn rank(reason: Reason) -> u8 {
         Reason::PortNotFound => 2,
         Reason::DnsNotFound => 3,
         Reason::NamespaceNotFound => 4,
-        _ => 5,
+        Reason::AddressRefused => 5,
+        _ => 6,
     }
 }
 
@@ -140,7 +142,7 @@ fn derived(problem: &Problem) -> Option<(Reason, String)> {
             ),
         ),
         // The rest are about accounts, or no missing references: Accepted and Covered tell of these.
-        other => return accounts::explained(other),
+        other => return accounts::explained(other).or_else(|| external::explained(other)),
     })
 }
 
@@ -163,6 +165,7 @@ fn field(kind: OriginKind) -> &'static str {
     match kind {
         OriginKind::ServiceAccess => "spec.clients",
         OriginKind::ZeroTrustNamespace => "the peers under spec.allow",
+        OriginKind::ExternalAccess => "spec",
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! A look that finds nothing to do costs no request, so what is named here may be too much, never too little.
 
+mod facts;
 mod sources;
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,20 +14,20 @@ use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
 };
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
-use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use kube::ResourceExt;
-use ringfence_crd::{Peer, ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{ExternalAccess, Peer, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 
 use crate::accounts::is_about;
+use crate::dns::{Names, names_of};
 use crate::generate::allowed_peers;
-use crate::names::{
-    MANAGED_BY_LABEL, ORIGIN_KIND_LABEL, ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL, OriginKind,
-};
+use crate::names::{MANAGED_BY_LABEL, ORIGIN_KIND_LABEL, Origin, OriginKind};
 use crate::queue::Queue;
 use crate::reports::Concerned;
 use crate::stores::{Definition, Stores, Versions};
 use crate::view::key;
+use facts::{namespace_matters, pod_matters, service_matters, spec_changed};
 
 /// What is looked at: the unit of work.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +36,8 @@ pub enum Key {
     Namespace(String),
     /// The status of a ServiceAccess.
     Access(ObjectKey),
+    /// The status of an ExternalAccess.
+    External(ObjectKey),
 }
 
 /// A change in a cache.
@@ -51,6 +55,10 @@ pub enum Change {
     ZeroTrust(Versions<ZeroTrustNamespace>),
     /// A ServiceAccess.
     Access(Versions<ServiceAccess>),
+    /// An ExternalAccess.
+    External(Versions<ExternalAccess>),
+    /// A range of Service addresses.
+    ServiceCidr(Versions<ServiceCIDR>),
     /// One of our CustomResourceDefinitions.
     Definition(Versions<Definition>),
     /// An admission policy of ours.
@@ -74,7 +82,7 @@ macro_rules! changes {
 }
 
 changes!(Namespace => Namespace, Pod => Pod, Service => Service, NetworkPolicy => Policy,
-    ZeroTrustNamespace => ZeroTrust, ServiceAccess => Access, Definition => Definition,
+    ZeroTrustNamespace => ZeroTrust, ServiceAccess => Access, ExternalAccess => External, ServiceCIDR => ServiceCidr, Definition => Definition,
     ValidatingAdmissionPolicy => Admission, ValidatingAdmissionPolicyBinding => AdmissionBinding);
 
 /// At once: somebody waits, or a hole is open.
@@ -89,22 +97,32 @@ pub struct Triggers {
     stores: Stores,
     queue: Arc<Queue<Key>>,
     dns_services: Vec<ObjectKey>,
+    names: Arc<Names>,
 }
 
 impl Triggers {
     /// Triggers that look into `stores` and fill `queue`.
-    pub fn new(stores: Stores, queue: Arc<Queue<Key>>, dns_services: Vec<ObjectKey>) -> Self {
+    pub fn new(
+        stores: Stores,
+        queue: Arc<Queue<Key>>,
+        dns_services: Vec<ObjectKey>,
+        names: Arc<Names>,
+    ) -> Self {
         Self {
             stores,
             queue,
             dns_services,
+            names,
         }
     }
 
     /// A cache changed.
     pub fn changed(&self, change: &Change) {
         match change {
-            Change::Relisted | Change::Definition(_) => self.everything(SOON),
+            Change::Relisted | Change::Definition(_) => {
+                self.want_names();
+                self.everything(SOON);
+            }
             Change::Namespace(versions) if namespace_matters(versions) => self.everything(SOON),
             Change::Service(versions) if service_matters(versions) => self.service(versions),
             Change::Pod(versions) if pod_matters(versions) => self.pod(versions),
@@ -112,11 +130,14 @@ impl Triggers {
             Change::ZeroTrust(versions) => self.zero_trust(versions),
             Change::Access(versions) => self.access(versions),
             Change::Source(source) => self.source(source),
+            Change::External(versions) => self.external(versions),
+            Change::ServiceCidr(versions) if spec_changed(versions) => self.insides(),
             Change::Admission(versions) if spec_changed(versions) => self.everything(SOON),
             Change::AdmissionBinding(versions) if spec_changed(versions) => self.everything(SOON),
             Change::Namespace(_)
             | Change::Service(_)
             | Change::Pod(_)
+            | Change::ServiceCidr(_)
             | Change::Admission(_)
             | Change::AdmissionBinding(_) => {}
         }
@@ -130,6 +151,50 @@ impl Triggers {
         for access in self.stores.accesses.state() {
             self.queue.add(Key::Access(key(access.as_ref())), delay);
         }
+        for external in self.stores.externals.state() {
+            self.queue.add(Key::External(key(external.as_ref())), delay);
+        }
+    }
+
+    /// DNS names that stand for something else than before.
+    pub fn names_changed(&self, names: &BTreeSet<String>) {
+        let concerned = self
+            .stores
+            .externals
+            .state_filter(|external| names_of(external).iter().any(|name| names.contains(*name)));
+        self.externals(&concerned);
+    }
+
+    /// What is inside the cluster changed: some answers may be refused now, or no longer.
+    fn insides(&self) {
+        let concerned = self
+            .stores
+            .externals
+            .state_filter(|external| !names_of(external).is_empty());
+        self.externals(&concerned);
+    }
+
+    fn externals(&self, concerned: &[Arc<ExternalAccess>]) {
+        for external in concerned {
+            self.namespace_if_covered(&external.namespace().unwrap_or_default(), SOON);
+            self.queue.add(Key::External(key(external.as_ref())), SOON);
+        }
+    }
+
+    fn want_names(&self) {
+        let resources = self.stores.externals.state();
+        self.names.want(resources.iter().map(AsRef::as_ref));
+    }
+
+    fn external(&self, versions: &Versions<ExternalAccess>) {
+        let Some(external) = either(versions).map(key) else {
+            return;
+        };
+        self.queue.add(Key::External(external.clone()), SOON);
+        if spec_changed(versions) {
+            self.want_names();
+            self.namespace_if_covered(&external.namespace, NOW);
+        }
     }
 
     /// Nodes report something else.
@@ -139,9 +204,21 @@ impl Triggers {
         };
         for namespace in namespaces {
             self.namespace_if_covered(namespace, SOON);
-            for access in self.accesses_of(namespace) {
-                self.queue.add(Key::Access(key(access.as_ref())), SOON);
-            }
+            self.grants_of(namespace);
+        }
+    }
+
+    /// Every grant of a namespace.
+    fn grants_of(&self, namespace: &str) {
+        for access in self.accesses_of(namespace) {
+            self.queue.add(Key::Access(key(access.as_ref())), SOON);
+        }
+        let externals = self
+            .stores
+            .externals
+            .state_filter(|external| external.metadata.namespace.as_deref() == Some(namespace));
+        for external in externals {
+            self.queue.add(Key::External(key(external.as_ref())), SOON);
         }
     }
 
@@ -156,7 +233,18 @@ impl Triggers {
         for access in self.accesses_of(&namespace) {
             self.queue.add(Key::Access(key(access.as_ref())), LATER);
         }
+        for external in self.externals_of(&namespace) {
+            self.queue.add(Key::External(key(external.as_ref())), LATER);
+        }
         self.account(versions, &namespace);
+        let pods = [&versions.old, &versions.new].into_iter().flatten();
+        let addresses: Vec<IpAddr> = pods
+            .flat_map(|pod| ringfence_policy::Pod::from_api(pod).addresses)
+            .collect();
+        let names = self.names.standing_for(&addresses);
+        if !names.is_empty() {
+            self.names_changed(&names);
+        }
     }
 
     /// Whoever names the ServiceAccount that a pod runs as, or says that it does, and whoever opens egress for it.
@@ -193,6 +281,12 @@ impl Triggers {
         };
         let targeting = |access: &&Arc<ServiceAccess>| access.spec.target_ref.name == service.name;
         let accesses = self.accesses_of(&service.namespace);
+        let addresses = either(versions)
+            .and_then(|service| service.spec.as_ref())
+            .and_then(|spec| spec.cluster_ips.clone())
+            .unwrap_or_default();
+        let addresses: Vec<IpAddr> = addresses.iter().filter_map(|text| text.parse().ok()).collect();
+        self.names_changed(&self.names.standing_for(&addresses));
         if self.dns_services.contains(&service)
             || accesses.iter().any(|access| targeting(&access))
             || self.is_derived_from(&service)
@@ -216,16 +310,14 @@ impl Triggers {
         }
         // Each says whether the nodes hold all policies of its namespace.
         if !self.stores.reports.now().nodes.is_empty() {
-            for access in self.accesses_of(&namespace) {
-                self.queue.add(Key::Access(key(access.as_ref())), SOON);
-            }
+            self.grants_of(&namespace);
         }
         for origin in [&versions.old, &versions.new]
             .into_iter()
             .flatten()
-            .filter_map(|policy| access_of(policy))
+            .filter_map(|policy| grant_of(policy))
         {
-            self.queue.add(Key::Access(origin), SOON);
+            self.queue.add(origin, SOON);
         }
     }
 
@@ -237,6 +329,12 @@ impl Triggers {
         if spec_changed(versions) {
             self.everything(SOON);
         }
+    }
+
+    fn externals_of(&self, namespace: &str) -> Vec<Arc<ExternalAccess>> {
+        self.stores
+            .externals
+            .state_filter(|external| external.namespace().as_deref() == Some(namespace))
     }
 
     fn access(&self, versions: &Versions<ServiceAccess>) {
@@ -293,56 +391,14 @@ pub fn is_claimed(policy: &NetworkPolicy) -> bool {
             .is_some_and(|by| by == crate::names::FIELD_MANAGER)
 }
 
-/// The ServiceAccess a policy says it comes from.
-pub(crate) fn access_of(policy: &NetworkPolicy) -> Option<ObjectKey> {
-    let label = |name: &str| policy.labels().get(name).cloned();
-    let kind = label(ORIGIN_KIND_LABEL)?;
-    (kind == OriginKind::ServiceAccess.as_str()).then(|| {
-        Some(ObjectKey::new(
-            label(ORIGIN_NAMESPACE_LABEL)?,
-            label(ORIGIN_NAME_LABEL)?,
-        ))
-    })?
-}
-
-/// Whether more than a status changed.
-fn spec_changed<K: ResourceExt>(versions: &Versions<K>) -> bool {
-    let facts = |object: &Arc<K>| {
-        let meta = object.meta();
-        (
-            meta.uid.clone(),
-            meta.generation,
-            meta.deletion_timestamp.is_some(),
-        )
-    };
-    versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
-}
-
-fn namespace_matters(versions: &Versions<Namespace>) -> bool {
-    let facts = |namespace: &Arc<Namespace>| {
-        (
-            namespace.uid(),
-            namespace.labels().clone(),
-            namespace.metadata.deletion_timestamp.is_some(),
-        )
-    };
-    versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
-}
-
-fn service_matters(versions: &Versions<Service>) -> bool {
-    let facts = |service: &Arc<Service>| {
-        (
-            service.uid(),
-            service.spec.clone(),
-            service.metadata.deletion_timestamp.is_some(),
-        )
-    };
-    versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
-}
-
-fn pod_matters(versions: &Versions<Pod>) -> bool {
-    let facts = |pod: &Arc<Pod>| (ringfence_policy::Pod::from_api(pod), pod.annotations().clone());
-    versions.old.as_ref().map(facts) != versions.new.as_ref().map(facts)
+/// The grant a policy says it comes from.
+pub(crate) fn grant_of(policy: &NetworkPolicy) -> Option<Key> {
+    let origin = Origin::of_policy(policy)?;
+    match origin.kind {
+        OriginKind::ServiceAccess => Some(Key::Access(origin.key)),
+        OriginKind::ExternalAccess => Some(Key::External(origin.key)),
+        OriginKind::ZeroTrustNamespace => None,
+    }
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ pub enum Source {
     Routes(String),
     /// What is scraped where.
     Monitors,
-    /// The addresses of nodes.
+    /// The addresses of nodes and of their pods.
     Nodes,
     /// What the API server calls, by namespace.
     Callbacks(BTreeSet<String>),
@@ -80,7 +80,12 @@ impl From<Versions<StatefulSet>> for Change {
 
 impl From<Versions<Node>> for Change {
     fn from(versions: Versions<Node>) -> Self {
-        let facts = |node: &Node| node.status.as_ref().and_then(|status| status.addresses.clone());
+        let facts = |node: &Node| {
+            let addresses = node.status.as_ref().and_then(|status| status.addresses.clone());
+            let spec = node.spec.as_ref();
+            let ranges = spec.map(|spec| (spec.pod_cidr.clone(), spec.pod_cidrs.clone()));
+            (addresses, ranges)
+        };
         source(&versions, facts, |_| Source::Nodes)
     }
 }
@@ -164,7 +169,10 @@ impl Triggers {
                 discovers(resource, MetricsSource::PodMonitors)
                     || discovers(resource, MetricsSource::ServiceMonitors)
             }),
-            Source::Nodes => self.some(|resource| !resource.spec.allow.external.is_empty()),
+            Source::Nodes => {
+                self.insides();
+                self.some(|resource| !resource.spec.allow.external.is_empty())
+            }
             Source::Callbacks(namespaces) => self.some(|resource| {
                 let namespace = resource.namespace().unwrap_or_default();
                 resource.spec.allow.webhooks.is_some() && namespaces.contains(&namespace)

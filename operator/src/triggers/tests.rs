@@ -7,8 +7,11 @@ use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 
 use super::*;
+use crate::dns::{Answer, Limits, Resolve, Unanswered};
+use crate::names::{ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL};
 use crate::queue::{Backoff, Done};
 use crate::stores::stores;
+use futures::future::BoxFuture;
 use kube::runtime::watcher::Event;
 use serde_json::json;
 use tokio::time::timeout;
@@ -24,15 +27,30 @@ fn triggers() -> (Triggers, Arc<Queue<Key>>) {
             .apply_watcher_event(&Event::Apply(serde_json::from_value(resource).unwrap()));
     }
     feeds.accesses_mut().apply_watcher_event(&Event::Apply(access(1)));
+    let external = json!({"metadata": {"name": "out", "namespace": "bank", "generation": 1},
+        "spec": {"podSelector": {}, "egress": [{"to": [{"dnsName": "api.example.com"}]}]}});
+    feeds
+        .externals_mut()
+        .apply_watcher_event(&Event::Apply(serde_json::from_value(external).unwrap()));
     let queue = Arc::new(Queue::new(Backoff::default()));
     (
         Triggers::new(
             stores,
             queue.clone(),
             vec![ObjectKey::new("kube-system", "kube-dns")],
+            Arc::new(Names::new(Arc::new(Silent), Limits::default())),
         ),
         queue,
     )
+}
+
+/// A resolver that is never asked here.
+struct Silent;
+
+impl Resolve for Silent {
+    fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Answer, Unanswered>> {
+        panic!("nobody follows names here, but {name} was asked for")
+    }
 }
 
 fn access(generation: i64) -> ServiceAccess {
@@ -54,7 +72,7 @@ async fn queued(triggers: &Triggers, queue: &Queue<Key>, change: Change) -> Vec<
         queue.done(&key, Done::Finished);
         keys.push(match key {
             Key::Namespace(name) => name,
-            Key::Access(access) => access.to_string(),
+            Key::Access(access) | Key::External(access) => access.to_string(),
         });
     }
     keys.sort();
@@ -71,7 +89,7 @@ async fn a_service_matters_where_it_is_granted_and_when_it_is_the_dns() {
             new: object(value),
         })
     };
-    let all = ["bank", "shop", "shop/api"];
+    let all = ["bank", "bank/out", "shop", "shop/api"];
     assert_eq!(queued(&triggers, &queue, service("shop", "api")).await, all);
     assert_eq!(
         queued(&triggers, &queue, service("kube-system", "kube-dns")).await,
@@ -172,7 +190,7 @@ async fn a_namespace_matters_to_all_when_its_labels_change() {
         .await
         .is_empty()
     );
-    let all = ["bank", "shop", "shop/api"];
+    let all = ["bank", "bank/out", "shop", "shop/api"];
     assert_eq!(
         queued(
             &triggers,
@@ -206,7 +224,8 @@ fn deriving() -> (Triggers, Arc<Queue<Key>>) {
         .services_mut()
         .apply_watcher_event(&Event::Apply(serde_json::from_value(selecting).unwrap()));
     let queue = Arc::new(Queue::new(Backoff::default()));
-    (Triggers::new(stores, queue.clone(), Vec::new()), queue)
+    let names = Arc::new(Names::new(Arc::new(Silent), Limits::default()));
+    (Triggers::new(stores, queue.clone(), Vec::new(), names), queue)
 }
 
 fn appeared<K: serde::de::DeserializeOwned>(value: serde_json::Value) -> Change
@@ -321,4 +340,64 @@ async fn annotations_of_pods_matter_to_scrapers_too() {
     };
     assert_eq!(queued(&triggers, &queue, change("bank")).await, ["bank", "shop"]);
     assert_eq!(queued(&triggers, &queue, change("shop")).await, ["shop"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_matters_to_whoever_names_the_account_it_runs_as_or_claims() {
+    let (triggers, queue) = triggers();
+    let spec =
+        json!({"targetRef": {"name": "api"}, "clients": [{"namespace": "free", "serviceAccount": "cart"}]});
+    let access =
+        json!({"metadata": {"name": "by-account", "namespace": "shop", "generation": 1}, "spec": spec});
+    let mut stored = triggers.stores.accesses.state();
+    assert_eq!(stored.len(), 1);
+    stored.push(Arc::new(serde_json::from_value(access.clone()).unwrap()));
+    let (stores, mut feeds) = stores();
+    for object in stored {
+        feeds
+            .accesses_mut()
+            .apply_watcher_event(&Event::Apply((*object).clone()));
+    }
+    let triggers = Triggers {
+        stores: Stores {
+            zero_trust: triggers.stores.zero_trust.clone(),
+            ..stores
+        },
+        ..triggers
+    };
+    let pod = |account: &str, labels: serde_json::Value| {
+        let value = json!({"metadata": {"name": "p", "namespace": "free", "labels": labels},
+            "spec": {"containers": [], "serviceAccountName": account}});
+        Change::Pod(Versions {
+            old: None,
+            new: object(value),
+        })
+    };
+    let concerned = ["shop", "shop/by-account"];
+    assert_eq!(queued(&triggers, &queue, pod("cart", json!({}))).await, concerned);
+    let claims = json!({"ringfence.dev/service-account": "cart"});
+    assert_eq!(queued(&triggers, &queue, pod("other", claims)).await, concerned);
+    assert!(
+        queued(&triggers, &queue, pod("other", json!({})))
+            .await
+            .is_empty()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_matters_to_whoever_gives_it_and_so_does_what_is_inside_the_cluster() {
+    let (triggers, queue) = triggers();
+    let names = |name: &str| BTreeSet::from([name.to_owned()]);
+    let concerned = ["bank", "bank/out"];
+    triggers.names_changed(&names("other.example.com"));
+    let unrelated = Change::from(Versions::<Node> { old: None, new: None });
+    assert!(queued(&triggers, &queue, unrelated).await.is_empty());
+    triggers.names_changed(&names("api.example.com"));
+    let unrelated = Change::from(Versions::<Node> { old: None, new: None });
+    assert_eq!(queued(&triggers, &queue, unrelated).await, concerned);
+    let node = Change::from(Versions::<Node> {
+        old: None,
+        new: object(json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.1.0.0/24"]}})),
+    });
+    assert_eq!(queued(&triggers, &queue, node).await, concerned);
 }

@@ -68,7 +68,7 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
     }
     if object.get("apiVersion").is_none() {
         let version = match kind.as_str() {
-            "ZeroTrustNamespace" | "ServiceAccess" => "ringfence.dev/v1alpha1",
+            "ZeroTrustNamespace" | "ServiceAccess" | "ExternalAccess" => "ringfence.dev/v1alpha1",
             "NetworkPolicy" | "Ingress" => "networking.k8s.io/v1",
             "StatefulSet" => "apps/v1",
             "EndpointSlice" => "discovery.k8s.io/v1",
@@ -89,6 +89,7 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
         "Pod" => view.insert_pod(read(object)),
         "ZeroTrustNamespace" => view.insert_zero_trust(read(object)),
         "ServiceAccess" => view.insert_access(read(object)),
+        "ExternalAccess" => view.insert_external(read(object)),
         "NetworkPolicy" => view.insert_policy(read(object)),
         "EndpointSlice" => view.insert_endpoint_slice(read(object)),
         "StatefulSet" => view.insert_stateful_set(read(object)),

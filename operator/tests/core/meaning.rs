@@ -1,5 +1,8 @@
 //! What users mean, worked out from their words alone, and what the generated policies let pass: the same.
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use proptest::prelude::*;
 use ringfence_policy::{Direction, Flow, Pod, Protocol, evaluate};
 use serde_json::Value;
@@ -187,6 +190,48 @@ fn is_backend(wishes: &Wishes, to: &Pod, connection: &Connection<'_>) -> bool {
     })
 }
 
+/// Whether an ExternalAccess is about this connection, at the end that is looked at.
+fn opened_outside(wishes: &Wishes, connection: &Connection<'_>, source: IpAddr, destination: IpAddr) -> bool {
+    let (rules, peers, pod, other) = match connection.direction {
+        Direction::Egress => ("egress", "to", connection.from, destination),
+        Direction::Ingress => ("ingress", "from", connection.to, source),
+    };
+    let within = |network: &Value| {
+        network
+            .as_str()
+            .unwrap()
+            .parse::<IpNet>()
+            .unwrap()
+            .contains(&other)
+    };
+    let is_meant = |peer: &Value| match peer["dnsName"].as_str() {
+        // Of the names, only this one stands for an address that is not inside the cluster.
+        Some(name) => name == "outside.example.com" && other.to_string() == "192.0.2.1",
+        None => within(&peer["cidr"]) && !peer["except"].as_array().into_iter().flatten().any(within),
+    };
+    let is_open = |port: &Value| {
+        let first = port["port"].as_u64().unwrap();
+        let last = port["endPort"].as_u64().unwrap_or(first);
+        let protocol = if port["protocol"] == "UDP" {
+            Protocol::Udp
+        } else {
+            Protocol::Tcp
+        };
+        (first..=last).contains(&connection.port.into()) && protocol == connection.protocol
+    };
+    pod.is_some_and(|pod| {
+        objects(wishes, "ExternalAccess").any(|external| {
+            let mut all = external["spec"][rules].as_array().into_iter().flatten();
+            selects(&external["spec"]["podSelector"], pod)
+                && all.any(|rule| {
+                    let ports = rule["ports"].as_array().unwrap();
+                    rule[peers].as_array().unwrap().iter().any(is_meant)
+                        && (ports.is_empty() || ports.iter().any(is_open))
+                })
+        })
+    })
+}
+
 /// Whether a call to the address outside goes to the API server or to a Service without selector, and is allowed.
 fn leads_outside(wishes: &Wishes, allow: &Value, from: &Pod, connection: &Connection<'_>) -> bool {
     let told = |service: &str| {
@@ -257,7 +302,9 @@ proptest! {
                 let verdict = evaluate(&world, &flow);
                 let meant = |direction| {
                     let (ground, everybody) = (&ground, everybody.as_slice());
-                    granted(&wishes, &Connection { ground, direction, everybody, from, to, protocol, port })
+                    let connection = Connection { ground, direction, everybody, from, to, protocol, port };
+                    granted(&wishes, &connection)
+                        || opened_outside(&wishes, &connection, flow.source, flow.destination)
                 };
                 let out = !(closed(from) && denied.egress) || meant(Direction::Egress);
                 let inwards = !(closed(to) && denied.ingress) || meant(Direction::Ingress);

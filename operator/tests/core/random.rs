@@ -1,6 +1,7 @@
 //! Random clusters: two namespaces and their pods, Services, grants and foreign policies, small enough that things meet.
 
 use proptest::prelude::*;
+use ringfence_operator::dns::{Resolution, State};
 use ringfence_operator::view::ClusterView;
 use serde_json::{Value, json};
 
@@ -71,14 +72,16 @@ pub(crate) fn ground() -> impl Strategy<Value = Ground> {
 
 pub(crate) fn wishes() -> impl Strategy<Value = Wishes> {
     let accesses = prop::collection::vec(access(), 0..4);
+    let externals = prop::collection::vec(external(), 0..3);
     (
         prop::option::weighted(0.8, zero_trust()),
         accesses,
+        externals,
         service(),
         service(),
         sources(),
     )
-        .prop_map(|(zero_trust, accesses, first, second, sources)| {
+        .prop_map(|(zero_trust, accesses, externals, first, second, sources)| {
             let mut others = vec![
                 named("Service", "first", &first),
                 named("Service", "second", &second),
@@ -86,6 +89,9 @@ pub(crate) fn wishes() -> impl Strategy<Value = Wishes> {
             others.extend(sources);
             for (n, spec) in accesses.iter().enumerate() {
                 others.push(named("ServiceAccess", &format!("access-{n}"), spec));
+            }
+            for (n, spec) in externals.iter().enumerate() {
+                others.push(named("ExternalAccess", &format!("external-{n}"), spec));
             }
             Wishes {
                 zero_trust: zero_trust.map(|spec| named("ZeroTrustNamespace", "default", &spec)),
@@ -107,6 +113,16 @@ pub(crate) fn cluster(ground: &Ground, wishes: &Wishes) -> ClusterView {
             json!({"kind": "Namespace", "metadata": {"name": name, "labels": {"team": name}}}),
         );
     }
+    for (name, addresses) in NAMES {
+        let resolution = Resolution {
+            addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
+            state: State::Answered,
+            left_out: 0,
+        };
+        view.names.insert(name.to_owned(), resolution);
+    }
+    let node = json!({"metadata": {"name": "n"}, "spec": {"podCIDRs": ["10.0.0.0/8"]}});
+    view.inside.insert_node(&serde_json::from_value(node).unwrap());
     let dns = json!({"selector": {"app": "dns"}, "ports": [{"port": 53, "protocol": "UDP"}]});
     let mut service = named("Service", "kube-dns", &dns);
     service["metadata"]["namespace"] = json!("kube-system");
@@ -149,6 +165,41 @@ fn selector() -> impl Strategy<Value = Value> {
         json!({"matchExpressions": [{"key": "tier", "operator": "Exists"}]}),
         json!({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["x"]}]}),
     ])
+}
+
+/// What the names of random ExternalAccesses stand for, but for what is refused.
+pub(crate) const NAMES: [(&str, &[&str]); 3] = [
+    ("outside.example.com", &["192.0.2.1"]),
+    ("nobody.example.com", &[]),
+    ("inside.example.com", &["10.0.0.0", "10.0.0.1", "127.0.0.1"]),
+];
+
+fn external() -> impl Strategy<Value = Value> {
+    let network = prop::sample::select(vec![
+        json!({"cidr": "192.0.2.0/24"}),
+        json!({"cidr": "0.0.0.0/0", "except": ["192.0.2.0/24"]}),
+        json!({"cidr": "10.0.0.0/31"}),
+        json!({"cidr": "2001:db8::/32"}),
+    ]);
+    let name = prop::sample::select(NAMES.map(|(name, _)| json!({"dnsName": name})).to_vec());
+    let peer = prop_oneof![network.clone(), name];
+    let ports = prop::sample::select(vec![
+        json!([]),
+        json!([{"port": 8080}]),
+        json!([{"port": 8080, "endPort": 8081}, {"port": 9090, "protocol": "UDP"}]),
+    ]);
+    let egress = prop::option::of((prop::collection::vec(peer, 1..3), ports.clone()));
+    let ingress = prop::option::of((prop::collection::vec(network, 1..3), ports));
+    (selector(), egress, ingress).prop_map(|(pods, egress, ingress)| {
+        let mut spec = json!({"podSelector": pods});
+        if let Some((to, ports)) = egress {
+            spec["egress"] = json!([{"to": to, "ports": ports}]);
+        }
+        if let Some((from, ports)) = ingress {
+            spec["ingress"] = json!([{"from": from, "ports": ports}]);
+        }
+        spec
+    })
 }
 
 /// The ServiceAccount a pod runs as, and the one it is stamped as.

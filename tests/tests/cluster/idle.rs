@@ -39,6 +39,7 @@ fn api_server_write(line: &str) -> Option<(String, u64)> {
         "zerotrustnamespaces",
         "serviceaccesses",
         "nodeenforcements",
+        "externalaccesses",
     ];
     let counted = line.starts_with("apiserver_request_total{")
         && is_write(line)

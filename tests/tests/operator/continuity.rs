@@ -265,6 +265,7 @@ fn deleting_the_definitions_takes_everything_and_hangs_on_nothing() {
         lab.shop_is_ready("one").await;
         let definitions: Api<CustomResourceDefinition> = Api::all(lab.client.clone());
         let names = [
+            "externalaccesses.ringfence.dev",
             "serviceaccesses.ringfence.dev",
             "zerotrustnamespaces.ringfence.dev",
         ];

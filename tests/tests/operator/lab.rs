@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::events::v1::Event;
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
+use crate::names::Script;
 use crate::running::Running;
 
 /// How long anything may take that has no limit of its own. A loaded machine must not fail a test.
@@ -72,14 +73,15 @@ impl Lab {
             "{}",
             String::from_utf8_lossy(&applied.stderr)
         );
-        let names =
-            ["zerotrustnamespaces", "serviceaccesses"].map(|kind| format!("crd/{kind}.ringfence.dev"));
+        let names = ["zerotrustnamespaces", "serviceaccesses", "externalaccesses"]
+            .map(|kind| format!("crd/{kind}.ringfence.dev"));
         let waiting = [
             "wait",
             "--for=condition=Established",
             "--timeout=30s",
             &names[0],
             &names[1],
+            &names[2],
         ];
         assert!(server.kubectl(waiting).output().unwrap().status.success());
         let admission = server
@@ -125,6 +127,8 @@ impl Lab {
                 client: client(config, Limits::default(), &requests).unwrap(),
                 requests,
                 generator: GeneratorConfig::default(),
+                resolver: Arc::new(Script),
+                dns: crate::names::LIMITS,
                 http_address: address,
                 workers: 4,
                 lease: ("ringfence-system".to_owned(), "ringfence-operator".to_owned()),

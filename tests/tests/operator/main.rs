@@ -10,6 +10,8 @@ mod continuity;
 mod derived;
 mod drift;
 mod enforced;
+mod external;
 mod lab;
+mod names;
 mod refusals;
 mod running;
