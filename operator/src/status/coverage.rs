@@ -139,8 +139,8 @@ fn any_caller(found: &[Problem]) -> String {
         return String::new();
     }
     format!(
-        " Whoever can call a node's port comes in to these Services with a node's address, whatever spec.allow.external \
-         says: {}. With externalTrafficPolicy Local the caller's own address counts.",
+        " Whoever can call a node's port comes in to pods of other nodes with that node's address, whatever \
+         spec.allow.external says, by these Services: {}. With externalTrafficPolicy Local the caller's own address counts.",
         listed(services.iter())
     )
 }

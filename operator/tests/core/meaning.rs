@@ -8,7 +8,7 @@ use ringfence_policy::{Direction, Flow, Pod, Protocol, evaluate};
 use serde_json::Value;
 
 use crate::cluster::{ApiServer, world};
-use crate::random::{AWAY, Ground, HOME, OUTSIDE, Wishes, cluster, ground, wishes};
+use crate::random::{ANNOTATED_PORT, AWAY, Ground, HOME, OUTSIDE, Wishes, cluster, ground, wishes};
 
 /// One connection, by its ends, and the end that is looked at.
 struct Connection<'a> {
@@ -116,7 +116,7 @@ fn objects<'a>(wishes: &'a Wishes, kind: &'a str) -> impl Iterator<Item = &'a Va
 }
 
 /// Whether a grant, a monitoring rule or the same-namespace rule is about this connection, at either of its ends.
-fn granted(wishes: &Wishes, connection: &Connection<'_>) -> bool {
+fn granted(ground: &Ground, wishes: &Wishes, connection: &Connection<'_>) -> bool {
     let allow = &wishes.zero_trust.as_ref().unwrap()["spec"]["allow"];
     let (from, to) = match (connection.from, connection.to) {
         (Some(from), Some(to)) => (from, to),
@@ -134,18 +134,34 @@ fn granted(wishes: &Wishes, connection: &Connection<'_>) -> bool {
     });
     let same = allow["sameNamespace"] == "All" && from.key.namespace == HOME;
     let scraped = allow.get("monitoring").is_some_and(|rule| {
-        let ports = rule["ports"].as_array().unwrap();
-        rule["from"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|peer| means(peer, from, connection))
-            && (ports.is_empty() || ports.iter().any(|port| is_port(&port["port"], connection, "TCP")))
+        let mut scrapers = rule["from"].as_array().unwrap().iter();
+        scrapers.any(|peer| means(peer, from, connection)) && serves_metrics(ground, rule, to, connection)
     });
     same || scraped
         || peers
         || routed
         || objects(wishes, "ServiceAccess").any(|access| opens(wishes, access, from, to, connection))
+}
+
+/// Whether a port is one that scrapers may reach by this rule: by its number or name, or because a pod whose labels this
+/// one carries is annotated with it.
+fn serves_metrics(ground: &Ground, rule: &Value, to: &Pod, connection: &Connection<'_>) -> bool {
+    let ports = rule["ports"].as_array().unwrap();
+    let annotations = !rule["discover"].as_array().unwrap().is_empty();
+    let likened = || {
+        ground.pods.iter().any(|pod| {
+            let metadata = &pod["metadata"];
+            let labels = metadata["labels"].as_object().unwrap();
+            metadata["namespace"] == HOME
+                && metadata["annotations"].get("prometheus.io/scrape").is_some()
+                && !labels.is_empty()
+                && selects(&serde_json::json!({"matchLabels": labels}), to)
+        })
+    };
+    let anything = ports.is_empty() && !annotations;
+    anything
+        || ports.iter().any(|port| is_port(&port["port"], connection, "TCP"))
+        || annotations && likened() && is_port(&ANNOTATED_PORT.into(), connection, "TCP")
 }
 
 fn service<'a>(wishes: &'a Wishes, name: &'a Value) -> Option<&'a Value> {
@@ -259,10 +275,21 @@ fn leads_outside(wishes: &Wishes, allow: &Value, from: &Pod, connection: &Connec
 
 /// Whether a call from outside goes to a Service that is opened to it.
 fn called_from_outside(wishes: &Wishes, allow: &Value, to: &Pod, connection: &Connection<'_>) -> bool {
+    // The API server is at that address where its slice says so.
+    let is_api_server = objects(wishes, "EndpointSlice")
+        .any(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == "kubernetes");
+    let hooked = objects(wishes, "ValidatingWebhookConfiguration").any(|hooks| {
+        let named = &hooks["webhooks"][0]["clientConfig"]["service"];
+        service(wishes, &named["name"])
+            .is_some_and(|service| is_behind(service, to, connection, |port| *port == named["port"]))
+    });
     let mut opened = allow["external"].as_array().into_iter().flatten();
-    opened.any(|rule| {
-        service(wishes, &rule["service"]).is_some_and(|service| is_behind(service, to, connection, |_| true))
-    })
+    let called = allow.get("webhooks").is_some() && is_api_server && hooked;
+    called
+        || opened.any(|rule| {
+            service(wishes, &rule["service"])
+                .is_some_and(|service| is_behind(service, to, connection, |_| true))
+        })
 }
 
 fn opens(wishes: &Wishes, access: &Value, from: &Pod, to: &Pod, connection: &Connection<'_>) -> bool {
@@ -303,7 +330,7 @@ proptest! {
                 let meant = |direction| {
                     let (ground, everybody) = (&ground, everybody.as_slice());
                     let connection = Connection { ground, direction, everybody, from, to, protocol, port };
-                    granted(&wishes, &connection)
+                    granted(ground, &wishes, &connection)
                         || opened_outside(&wishes, &connection, flow.source, flow.destination)
                 };
                 let out = !(closed(from) && denied.egress) || meant(Direction::Egress);

@@ -14,6 +14,9 @@ pub(crate) const AWAY: &str = "away";
 /// An address outside the cluster.
 pub(crate) const OUTSIDE: &str = "192.0.2.1";
 
+/// The port that annotated pods serve metrics on.
+pub(crate) const ANNOTATED_PORT: u16 = 9090;
+
 /// What stays as it is in a transition.
 #[derive(Clone)]
 pub(crate) struct Ground {
@@ -244,10 +247,21 @@ fn peer() -> impl Strategy<Value = Value> {
 
 fn zero_trust() -> impl Strategy<Value = Value> {
     let denied = prop::sample::select(vec![(true, true), (true, false), (false, true)]);
-    let monitoring = prop::option::of((prop::collection::vec(client(), 1..3), prop::option::of(port())));
+    let monitoring = prop::option::of((
+        prop::collection::vec(client(), 1..3),
+        prop::option::of(port()),
+        any::<bool>(),
+    ));
     let same = prop::sample::select(vec!["None", "All", "StatefulSetPeers"]);
     (denied, any::<bool>(), same, monitoring, derived(), exempt()).prop_map(
-        |((ingress, egress), dns, same, monitoring, (controllers, clients, external, accept), exempt)| {
+        |(
+            (ingress, egress),
+            dns,
+            same,
+            monitoring,
+            (controllers, clients, external, webhooks, accept),
+            exempt,
+        )| {
             let mut spec = json!({
                 "mode": "Enforce",
                 "defaultDeny": {"ingress": ingress, "egress": egress},
@@ -263,15 +277,43 @@ fn zero_trust() -> impl Strategy<Value = Value> {
             if let Some(name) = external {
                 spec["allow"]["external"] = json!([{"service": name, "from": [{"cidr": "192.0.2.0/24"}]}]);
             }
-            if let Some((from, port)) = monitoring {
+            if let Some((from, port, annotated)) = monitoring {
                 let ports: Vec<Value> = port.into_iter().map(|port| json!({"port": port})).collect();
-                spec["allow"]["monitoring"] = json!({"from": from, "ports": ports});
+                let discover = if annotated {
+                    json!(["Annotations"])
+                } else {
+                    json!([])
+                };
+                spec["allow"]["monitoring"] = json!({"from": from, "ports": ports, "discover": discover});
+            }
+            if webhooks {
+                spec["allow"]["webhooks"] = json!({});
             }
             if accept {
                 spec["acceptEgressFrom"] = json!([{"namespace": AWAY}]);
             }
             spec
         },
+    )
+}
+
+type Derived = (
+    Option<Vec<Value>>,
+    Option<Value>,
+    Option<&'static str>,
+    bool,
+    bool,
+);
+
+/// Ingress controllers, the API server's clients, a Service for the outside, webhooks, and consent to grants from the other
+/// namespace.
+fn derived() -> impl Strategy<Value = Derived> {
+    (
+        prop::option::of(prop::collection::vec(peer(), 1..3)),
+        prop::option::of(selector()),
+        prop::option::of(prop::sample::select(vec!["first", "second"])),
+        any::<bool>(),
+        any::<bool>(),
     )
 }
 
@@ -288,18 +330,6 @@ fn exempt() -> impl Strategy<Value = Value> {
         3 => Just(json!([])),
         2 => prop::collection::vec(requirement, 1..3).prop_map(Value::from),
     ]
-}
-
-type Derived = (Option<Vec<Value>>, Option<Value>, Option<&'static str>, bool);
-
-/// Ingress controllers, the API server's clients, a Service for the outside, and consent to grants from the other namespace.
-fn derived() -> impl Strategy<Value = Derived> {
-    (
-        prop::option::of(prop::collection::vec(peer(), 1..3)),
-        prop::option::of(selector()),
-        prop::option::of(prop::sample::select(vec!["first", "second"])),
-        any::<bool>(),
-    )
 }
 
 fn access() -> impl Strategy<Value = Value> {
@@ -324,7 +354,7 @@ fn service() -> impl Strategy<Value = Value> {
     })
 }
 
-/// What openings are derived from: a StatefulSet, an Ingress, and addresses outside the cluster.
+/// What openings are derived from: a StatefulSet, an Ingress, a webhook, and addresses outside the cluster.
 fn sources() -> impl Strategy<Value = Vec<Value>> {
     let set = prop::option::of((
         selector(),
@@ -334,13 +364,15 @@ fn sources() -> impl Strategy<Value = Vec<Value>> {
         prop::sample::select(vec!["first", "second", "missing"]),
         prop::sample::select(vec![80, 81]),
     ));
+    let hook = prop::option::of(prop::sample::select(vec!["first", "second", "missing"]));
     (
         set,
         backend,
+        hook,
         prop::option::of(slice_port()),
         prop::option::of(slice_port()),
     )
-        .prop_map(|(set, backend, api_server, elsewhere)| {
+        .prop_map(|(set, backend, hook, api_server, elsewhere)| {
             let mut objects = vec![named("Service", "elsewhere", &json!({"ports": [{"port": 80}]}))];
             if let Some((selector, name)) = set {
                 let template = json!({"metadata": {}, "spec": {"containers": []}});
@@ -350,6 +382,13 @@ fn sources() -> impl Strategy<Value = Vec<Value>> {
             if let Some((name, port)) = backend {
                 let backend = json!({"service": {"name": name, "port": {"number": port}}});
                 objects.push(named("Ingress", "site", &json!({"defaultBackend": backend})));
+            }
+            if let Some(name) = hook {
+                let service = json!({"name": name, "namespace": HOME, "port": 80});
+                objects.push(json!({
+                    "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "hook"},
+                    "webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": {"service": service}}],
+                }));
             }
             let slices = [
                 ("kubernetes", "default", api_server),
@@ -413,9 +452,14 @@ fn foreign() -> impl Strategy<Value = Value> {
 
 fn pod(n: usize, namespace: &str, labels: &Value) -> Value {
     // Every pod is on a node of its own: a pod and its own node are always connected, whatever policies say.
+    let annotations = if n.is_multiple_of(3) {
+        json!({"prometheus.io/scrape": "true", "prometheus.io/port": ANNOTATED_PORT.to_string()})
+    } else {
+        json!({})
+    };
     json!({
         "kind": "Pod",
-        "metadata": {"name": format!("pod-{n}"), "namespace": namespace, "labels": labels},
+        "metadata": {"name": format!("pod-{n}"), "namespace": namespace, "labels": labels, "annotations": annotations},
         "spec": {"nodeName": format!("node-{n}"), "containers": [
             {"name": "main", "ports": [{"name": "http", "containerPort": if n.is_multiple_of(2) { 8080 } else { 8081 }}]},
         ]},

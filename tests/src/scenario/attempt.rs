@@ -1,14 +1,14 @@
 //! Connections to try, with what the policy engine foretells of each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use ringfence_policy::{
-    Door, Flow, Nowhere, ObjectKey, Pod, Protocol, ServiceCall, ServiceVerdict, World, evaluate,
-    evaluate_service, explain,
+    Door, Flow, ObjectKey, Pod, Protocol, ServiceCall, ServiceVerdict, World, evaluate, evaluate_service,
+    explain,
 };
 
 use super::outside::Outside;
@@ -126,7 +126,7 @@ impl<'a> Planner<'a> {
         let name = |pod: Option<&Pod>| pod.map(|pod| format!("{} ", pod.key)).unwrap_or_default();
         let called = match target {
             Target::Service(key, _) => format!("svc/{key} "),
-            Target::NodePort(key, _) => format!("nodeport/{key} "),
+            Target::NodePort(key, _) | Target::OtherNode(key, _) => format!("svc/{key} at "),
             _ => name(server),
         };
         Ok(Attempt {
@@ -152,7 +152,9 @@ impl<'a> Planner<'a> {
     ) -> Result<(bool, String)> {
         let (service, port, door) = match target {
             Target::Service(service, port) => (service, *port, Door::Name),
-            Target::NodePort(service, port) => (service, *port, self.node_port(to.ip())?),
+            Target::NodePort(service, port) | Target::OtherNode(service, port) => {
+                (service, *port, self.node_port(to.ip())?)
+            }
             Target::Pod(..) | Target::Outside(_) => {
                 let flow = Flow {
                     source,
@@ -202,29 +204,31 @@ impl<'a> Planner<'a> {
         })
     }
 
-    /// Where a Service's node port leads on: at every node, but where it only takes callers in whose pod is its own.
+    /// A Service's node port, at the nodes that run its pods or at those that do not.
     fn node_ports(
         &self,
         key: &ObjectKey,
         port: u16,
         protocol: Protocol,
-        source: IpAddr,
-    ) -> Result<Vec<SocketAddr>> {
+        with_pods: bool,
+    ) -> Result<(Vec<IpAddr>, u16)> {
         let service = self.world.services.get(key);
         let service = service.with_context(|| format!("there is no Service {key}"))?;
         let number = service.port(protocol, port).and_then(|port| port.node_port);
         let number = number.with_context(|| format!("port {port} of Service {key} has no node port"))?;
-        let mut doors = Vec::new();
-        for node in self.world.nodes.values() {
-            let Some(address) = same_family(&node.addresses, source).next() else {
-                continue;
-            };
-            let verdict = self.call(source, key, protocol, port, self.node_port(address)?);
-            if verdict != ServiceVerdict::Nowhere(Nowhere::NoLocalBackend) {
-                doors.push(SocketAddr::new(address, number));
-            }
-        }
-        Ok(doors)
+        let slices = self.world.endpoint_slices.values();
+        let own =
+            slices.filter(|slice| slice.key.namespace == key.namespace && slice.service == service.key.name);
+        let pods = own
+            .flat_map(|slice| &slice.endpoints)
+            .filter_map(|endpoint| self.world.pod_at(endpoint.address));
+        let homes: BTreeSet<&str> = pods.filter_map(|pod| pod.node.as_deref()).collect();
+        let nodes = self.world.nodes.values();
+        let meant = nodes.filter(|node| homes.contains(node.name.as_str()) == with_pods);
+        Ok((
+            meant.flat_map(|node| node.addresses.iter().copied()).collect(),
+            number,
+        ))
     }
 
     fn sources(&self, from: &Place) -> Result<Vec<IpAddr>> {
@@ -236,7 +240,8 @@ impl<'a> Planner<'a> {
 
     fn targets(&self, to: &Target, source: IpAddr, protocol: Protocol) -> Result<Vec<SocketAddr>> {
         let (addresses, port) = match to {
-            Target::NodePort(key, port) => return self.node_ports(key, *port, protocol, source),
+            Target::NodePort(key, port) => self.node_ports(key, *port, protocol, true)?,
+            Target::OtherNode(key, port) => self.node_ports(key, *port, protocol, false)?,
             Target::Outside(address) => (vec![address.ip()], address.port()),
             Target::Pod(key, port) => (self.pod(key)?.addresses.clone(), *port),
             Target::Service(key, port) => {

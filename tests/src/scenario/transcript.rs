@@ -6,7 +6,8 @@
 //!   client -> server:8080            open        a pod of the scenario's namespace, TCP
 //!   s2-5-other/client -> server:53/UDP  closed   a pod of another namespace
 //!   client -> svc/api:80             open        a Service's port
-//!   203.0.113.7 -> nodeport/api:80   open        the same port, at every node that takes it in
+//!   203.0.113.7 -> nodeport/api:80   open        its node port, at the nodes that run its pods
+//!   203.0.113.7 -> othernode/api:80  open        the same at the nodes that do not
 //!   203.0.113.7 -> server:8080       closed      somebody outside the cluster
 //! ```
 
@@ -56,8 +57,10 @@ pub enum Target {
     Pod(ObjectKey, u16),
     /// A Service's port, at its cluster addresses.
     Service(ObjectKey, u16),
-    /// A Service's port, at its node port on every node that passes calls on.
+    /// A Service's port, at its node port on the nodes that run its pods.
     NodePort(ObjectKey, u16),
+    /// The same on the nodes that do not.
+    OtherNode(ObjectKey, u16),
     /// Somebody outside the cluster.
     Outside(SocketAddr),
 }
@@ -72,6 +75,7 @@ impl fmt::Display for Expectation {
             Target::Pod(pod, port) => write!(f, "{pod}:{port}")?,
             Target::Service(service, port) => write!(f, "svc/{service}:{port}")?,
             Target::NodePort(service, port) => write!(f, "nodeport/{service}:{port}")?,
+            Target::OtherNode(service, port) => write!(f, "othernode/{service}:{port}")?,
             Target::Outside(address) => write!(f, "{address}")?,
         }
         write!(f, "/{}", self.protocol)
@@ -176,12 +180,12 @@ fn target(text: &str, namespace: &str) -> Result<Target> {
         .rsplit_once(':')
         .with_context(|| format!("`{text}` has no port"))?;
     let port = port.parse().with_context(|| format!("`{port}` is no port"))?;
-    if let Some(service) = name.strip_prefix("svc/") {
-        return Ok(Target::Service(object(service, namespace)?, port));
-    }
-    match name.strip_prefix("nodeport/") {
-        Some(service) => Ok(Target::NodePort(object(service, namespace)?, port)),
-        None => Ok(Target::Pod(object(name, namespace)?, port)),
+    let (kind, rest) = name.split_once('/').unwrap_or_default();
+    match kind {
+        "svc" => Ok(Target::Service(object(rest, namespace)?, port)),
+        "nodeport" => Ok(Target::NodePort(object(rest, namespace)?, port)),
+        "othernode" => Ok(Target::OtherNode(object(rest, namespace)?, port)),
+        _ => Ok(Target::Pod(object(name, namespace)?, port)),
     }
 }
 
@@ -219,7 +223,7 @@ mod tests {
     #[test]
     fn a_service_has_a_name_and_node_ports() {
         let steps = parse(
-            "$ kubectl apply\na -> nodeport/b:80 open\na -> nodeport/n/b:80 closed",
+            "$ kubectl apply\na -> nodeport/b:80 open\na -> othernode/n/b:80 closed",
             "x",
         )
         .unwrap();
@@ -227,7 +231,7 @@ mod tests {
             panic!("{steps:?}");
         };
         assert_eq!(first.to, Target::NodePort(ObjectKey::new("x", "b"), 80));
-        assert_eq!(second.to_string(), "x/a -> nodeport/n/b:80/TCP");
+        assert_eq!(second.to_string(), "x/a -> othernode/n/b:80/TCP");
     }
 
     #[test]
