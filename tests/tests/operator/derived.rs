@@ -2,14 +2,16 @@
 
 use k8s_openapi::api::admissionregistration::v1::ValidatingWebhookConfiguration;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::api::DeleteParams;
+use kube::api::{DeleteParams, PostParams};
 use kube::{Api, ResourceExt};
 use ringfence_crd::ZeroTrustNamespace;
-use ringfence_operator::foreign::HTTPRoute;
+use ringfence_operator::foreign::{HTTPRoute, PodMonitor, ServiceMonitor};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::lab::{LIMIT, Lab, block_on, shared, until};
@@ -136,21 +138,60 @@ fn peers_and_back_ends_follow_stateful_sets_and_ingresses() {
     });
 }
 
-/// The definition of HTTPRoutes, without their schema.
-fn definition() -> Value {
+/// The definition of a kind of another project, without its schema.
+fn definition(group: &str, kind: &str) -> Value {
+    let plural = format!("{}s", kind.to_lowercase());
     let schema = json!({"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}});
     json!({
         "metadata": {
-            "name": "httproutes.gateway.networking.k8s.io",
+            "name": format!("{plural}.{group}"),
+            // The API server wants to see that a name under k8s.io was reviewed.
             "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/gateway-api/pull/891"},
         },
         "spec": {
-            "group": "gateway.networking.k8s.io",
+            "group": group,
             "scope": "Namespaced",
-            "names": {"kind": "HTTPRoute", "plural": "httproutes"},
+            "names": {"kind": kind, "plural": plural},
             "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema}],
         },
     })
+}
+
+/// Creates an object of a kind that may not be served yet.
+async fn create_when_served<K>(lab: &Lab, namespace: &str, name: &str, spec: Value)
+where
+    K: kube::Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Serialize
+        + std::fmt::Debug,
+{
+    let object = json!({
+        "apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "spec": spec,
+    });
+    let object: K = serde_json::from_value(object).unwrap();
+    let api = lab.api::<K>(namespace);
+    until(&format!("{} to be served", K::kind(&())), LIMIT, async || {
+        let created = api.create(&PostParams::default(), &object).await;
+        created.map(|_| ()).map_err(|error| error.to_string())
+    })
+    .await;
+}
+
+/// Deletes the definition of a kind, and waits until it is gone.
+async fn remove_definition(lab: &Lab, name: &str) {
+    let definitions: Api<CustomResourceDefinition> = Api::all(lab.client.clone());
+    definitions.delete(name, &DeleteParams::default()).await.unwrap();
+    until("the definition to be gone", LIMIT, async || {
+        match definitions.get_opt(name).await {
+            Ok(None) => Ok(()),
+            other => Err(format!(
+                "{:?}",
+                other.map(|found| found.map(|found| found.name_any()))
+            )),
+        }
+    })
+    .await;
 }
 
 #[test]
@@ -160,39 +201,46 @@ fn a_kind_that_appears_is_watched_until_it_goes() {
         let allow =
             json!({"ingressControllers": {"from": [{"podSelector": {"matchLabels": {"app": "gateway"}}}]}});
         opened(lab, "routed", allow).await;
-        for round in ["first", "second"] {
-            lab.create::<CustomResourceDefinition>(None, definition()).await;
-            let route = json!({
-                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "site"},
-                "spec": {"rules": [{"backendRefs": [{"name": "api", "port": 80}]}]},
-            });
-            let route: HTTPRoute = serde_json::from_value(route).unwrap();
-            let routes = lab.api::<HTTPRoute>("routed");
-            until(
-                &format!("the kind to be served, {round} time"),
-                LIMIT,
-                async || {
-                    let created = routes.create(&kube::api::PostParams::default(), &route).await;
-                    created.map(|_| ()).map_err(|error| error.to_string())
-                },
-            )
-            .await;
+        let group = "gateway.networking.k8s.io";
+        // A kind that comes back is watched again.
+        for _ in 0..2 {
+            lab.create::<CustomResourceDefinition>(None, definition(group, "HTTPRoute"))
+                .await;
+            let rules = json!({"rules": [{"backendRefs": [{"name": "api", "port": 80}]}]});
+            create_when_served::<HTTPRoute>(lab, "routed", "site", rules).await;
             policies_number(lab, "routed", "ringfence-controllers-", 2).await;
-            let definitions: Api<CustomResourceDefinition> = Api::all(lab.client.clone());
-            let name = "httproutes.gateway.networking.k8s.io";
-            definitions.delete(name, &DeleteParams::default()).await.unwrap();
+            remove_definition(lab, &format!("httproutes.{group}")).await;
             policies_number(lab, "routed", "ringfence-controllers-", 0).await;
-            until("the definition to be gone", LIMIT, async || {
-                match definitions.get_opt(name).await {
-                    Ok(None) => Ok(()),
-                    other => Err(format!(
-                        "{:?}",
-                        other.map(|found| found.map(|found| found.name_any()))
-                    )),
-                }
-            })
-            .await;
         }
+    });
+}
+
+#[test]
+fn monitors_are_found_while_the_cluster_has_them() {
+    let lab = shared();
+    block_on(async {
+        let discover = json!(["PodMonitors", "ServiceMonitors"]);
+        let allow = json!({"monitoring": {"from": [{"cidr": "192.0.2.1/32"}], "discover": discover}});
+        opened(lab, "monitored", allow).await;
+        let labelled = json!({"metadata": {"labels": {"app": "api"}}});
+        lab.patch::<Service>("monitored", "api", labelled).await;
+        let selector = json!({"matchLabels": {"app": "api"}});
+        let group = "monitoring.coreos.com";
+        let kinds = ["PodMonitor", "ServiceMonitor"];
+        for kind in kinds {
+            lab.create::<CustomResourceDefinition>(None, definition(group, kind))
+                .await;
+        }
+        let pods = json!({"selector": selector, "podMetricsEndpoints": [{"port": "metrics"}]});
+        create_when_served::<PodMonitor>(lab, "monitored", "pods", pods).await;
+        policy_says(lab, "monitored", "ringfence-monitoring-ingress", "metrics").await;
+        let services = json!({"selector": selector, "endpoints": [{"port": "http"}]});
+        create_when_served::<ServiceMonitor>(lab, "monitored", "services", services).await;
+        policy_says(lab, "monitored", "ringfence-monitoring-ingress", "8080").await;
+        for kind in kinds {
+            remove_definition(lab, &format!("{}s.{group}", kind.to_lowercase())).await;
+        }
+        policies_number(lab, "monitored", "ringfence-monitoring-ingress", 0).await;
     });
 }
 
