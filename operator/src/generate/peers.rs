@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use ringfence_crd::{NamespacePeer, Peer};
@@ -31,16 +32,22 @@ pub(crate) fn ingress_peers(view: &ClusterView, peers: &[Peer], own: &str) -> Ve
 
 /// A network without its exceptions.
 pub(crate) fn addresses(cidr: &str, except: &[String]) -> NetworkPolicyPeer {
-    let mut except = except.to_vec();
+    let mut except: Vec<String> = except.iter().map(|text| network(text)).collect();
     except.sort();
     except.dedup();
     NetworkPolicyPeer {
         ip_block: Some(IPBlock {
-            cidr: cidr.to_owned(),
+            cidr: network(cidr),
             except: Some(except).filter(|list| !list.is_empty()),
         }),
         ..NetworkPolicyPeer::default()
     }
+}
+
+/// A network as every API server takes it: newer ones refuse bits behind the prefix, which older ones ignore.
+fn network(text: &str) -> String {
+    text.parse()
+        .map_or_else(|_| text.to_owned(), |net: IpNet| net.trunc().to_string())
 }
 
 /// Pods of the namespaces that a peer means.
