@@ -159,6 +159,11 @@ impl OperatorMetrics {
         self.questions.get_or_create(&[("result", result)]).inc();
     }
 
+    #[cfg(test)]
+    pub(crate) fn questions_answered(&self) -> u64 {
+        self.questions.get_or_create(&[("result", "answered")]).get()
+    }
+
     /// Whether this replica leads.
     pub fn leading(&self, leads: bool) {
         self.leader.set(i64::from(leads));

@@ -81,6 +81,29 @@ struct Entry {
     due: Instant,
 }
 
+/// How many questions may be asked. Names that were answered for have room of their own, so that any number of others, which
+/// may keep a question waiting for long, hold up none of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// For names whose last question was answered.
+    pub reliable: usize,
+    /// For all others.
+    pub others: usize,
+}
+
+impl Room {
+    fn take(&mut self, reliable: bool) -> bool {
+        let left = if reliable {
+            &mut self.reliable
+        } else {
+            &mut self.others
+        };
+        let is_any = *left > 0;
+        *left = left.saturating_sub(1);
+        is_any
+    }
+}
+
 /// The addresses of every name that anybody wants.
 #[derive(Debug, Default)]
 pub struct Book {
@@ -118,9 +141,9 @@ impl Book {
         }
     }
 
-    /// The names to ask for now, the longest overdue first, and no more than `most`. Each is due again later, should its
-    /// answer never come.
-    pub fn due(&mut self, now: Instant, most: usize) -> Vec<String> {
+    /// The names to ask for now, the longest overdue first, and no more than there is room for. Each is due again later,
+    /// should its answer never come. With each, whether it took room of the reliable.
+    pub fn due(&mut self, now: Instant, room: Room) -> Vec<(String, bool)> {
         let again = now + self.limits.ceiling;
         let mut due: Vec<_> = self
             .entries
@@ -128,21 +151,29 @@ impl Book {
             .filter(|(_, entry)| entry.due <= now)
             .collect();
         due.sort_by_key(|(_, entry)| entry.due);
-        let asked = due.into_iter().take(most).map(|(name, entry)| {
-            entry.due = again;
-            name.clone()
-        });
-        asked.collect()
+        let mut left = room;
+        let mut asked = Vec::new();
+        for (name, entry) in due {
+            let reliable = entry.is_reliable();
+            if left.take(reliable) {
+                entry.due = again;
+                asked.push((name.clone(), reliable));
+            }
+        }
+        asked
     }
 
-    /// When there is next something to ask for or to strike out.
+    /// When there is next something to ask for, of those that there is room for, or to strike out.
     #[must_use]
-    pub fn next(&self) -> Option<Instant> {
+    pub fn next(&self, room: Room) -> Option<Instant> {
         let ends = self
             .entries
             .values()
             .flat_map(|entry| entry.addresses.values().flatten());
-        let dues = self.entries.values().map(|entry| &entry.due);
+        let dues = self.entries.values().filter_map(|entry| {
+            let mut room = room;
+            room.take(entry.is_reliable()).then_some(&entry.due)
+        });
         ends.chain(dues).min().copied()
     }
 
@@ -226,6 +257,10 @@ fn counted(entry: &Entry, answer: &Answer, limit: usize) -> (BTreeSet<IpAddr>, u
 }
 
 impl Entry {
+    fn is_reliable(&self) -> bool {
+        self.state == State::Answered
+    }
+
     fn resolution(&self) -> Resolution {
         Resolution {
             addresses: self.addresses.keys().copied().collect(),

@@ -11,12 +11,15 @@ use ringfence_crd::ExternalAccess;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::book::{Answer, Book, Limits, Resolution, State};
+use super::book::{Answer, Book, Limits, Resolution, Room, State};
 use super::resolver::{Resolve, Unanswered};
 use crate::metrics::OperatorMetrics;
 
 /// How many names are asked for at a time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: Room = Room {
+    reliable: 64,
+    others: 64,
+};
 /// How long one answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -75,18 +78,22 @@ impl Names {
     /// Asks for what is due, for ever. `tell` hears of every name that stands for something else than before. A question that
     /// takes long holds up no other.
     pub async fn follow(&self, metrics: &OperatorMetrics, tell: impl Fn(&BTreeSet<String>)) {
-        let mut asking = FuturesUnordered::new();
+        let (mut asking, mut room) = (FuturesUnordered::new(), AT_ONCE);
         loop {
             let now = Instant::now();
             tell_of(&tell, &self.book().expire(now));
-            let due = self.book().due(now, AT_ONCE - asking.len());
-            asking.extend(due.into_iter().map(async |name| {
-                let answer = self.ask(&name).await;
-                (name, answer)
-            }));
-            let next = self.book().next().filter(|_| asking.len() < AT_ONCE);
+            let due = self.book().due(now, room);
+            for (name, reliable) in due {
+                *share(&mut room, reliable) -= 1;
+                asking.push(async move {
+                    let answer = self.ask(&name).await;
+                    (name, reliable, answer)
+                });
+            }
+            let next = self.book().next(room);
             tokio::select! {
-                Some((name, answer)) = asking.next() => {
+                Some((name, reliable, answer)) = asking.next() => {
+                    *share(&mut room, reliable) += 1;
                     metrics.asked(answer.is_ok());
                     if self.enter(&name, &answer) {
                         tell_of(&tell, &BTreeSet::from([name]));
@@ -127,6 +134,14 @@ impl Names {
     }
 }
 
+fn share(room: &mut Room, reliable: bool) -> &mut usize {
+    if reliable {
+        &mut room.reliable
+    } else {
+        &mut room.others
+    }
+}
+
 /// Waits until a moment; for ever without one.
 async fn at(moment: Option<Instant>) {
     match moment {
@@ -153,4 +168,76 @@ fn remembered<'a>(resource: &'a ExternalAccess, name: &'a str) -> impl Iterator<
     known
         .filter(move |known| known.name == name)
         .flat_map(|known| known.addresses.iter().filter_map(|text| text.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use futures::future::BoxFuture;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Never answers for names that begin with `slow`, and at once for all others.
+    struct Uneven;
+
+    impl Resolve for Uneven {
+        fn resolve<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Answer, Unanswered>> {
+            Box::pin(async move {
+                if name.starts_with("slow") {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Answer {
+                    addresses: BTreeSet::from([IpAddr::from([203, 0, 113, 1])]),
+                    time_to_live: Duration::from_secs(30),
+                })
+            })
+        }
+    }
+
+    fn resource(names: &[String]) -> ExternalAccess {
+        let to: Vec<_> = names.iter().map(|name| json!({"dnsName": name})).collect();
+        let spec = json!({"podSelector": {}, "egress": [{"to": to}]});
+        serde_json::from_value(json!({"metadata": {"name": "out", "namespace": "shop"}, "spec": spec}))
+            .unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_that_nobody_answers_for_hold_up_none_that_was_answered_for() {
+        let names = Names::new(Arc::new(Uneven), Limits::default());
+        let quick = resource(&["z-quick.example.com".to_owned()]);
+        let slow = resource(
+            &(0..1000)
+                .map(|n| format!("slow-{n:03}.example.com"))
+                .collect::<Vec<_>>(),
+        );
+        let asked = |metrics: &OperatorMetrics| metrics.questions_answered();
+        names.want([&quick].into_iter());
+        let metrics = OperatorMetrics::default();
+        let following = async {
+            let _ = timeout(Duration::from_secs(305), names.follow(&metrics, |_| {})).await;
+        };
+        let crowd = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(asked(&metrics), 1);
+            names.want([&quick, &slow].into_iter());
+        };
+        tokio::join!(following, crowd);
+        // Every thirty seconds, as its time to live says, whatever the others do.
+        assert_eq!(asked(&metrics), 11);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_that_is_not_answered_for_in_time_is_failing() {
+        let names = Names::new(Arc::new(Uneven), Limits::default());
+        let resource = resource(&["slow.example.com".to_owned()]);
+        names.want([&resource].into_iter());
+        let metrics = OperatorMetrics::default();
+        let _ = timeout(PATIENCE * 2, names.follow(&metrics, |_| {})).await;
+        assert_eq!(
+            names.resolution(&resource, "slow.example.com").state,
+            State::Failing
+        );
+    }
 }

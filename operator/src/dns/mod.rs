@@ -12,7 +12,7 @@ mod follow;
 mod inside;
 mod resolver;
 
-pub use book::{Answer, Book, Limits, Resolution, State};
+pub use book::{Answer, Book, Limits, Resolution, Room, State};
 pub use follow::Names;
 pub(crate) use follow::names_of;
 pub use inside::{Inside, Place};

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use ringfence_policy::{ObjectKey, Pod};
 
 use super::build::{PortSet, Way};
-use super::{Problem, Unsupported, endpoints, exempt, peers, service};
+use super::{Problem, Unsupported, endpoints, exempt, named_ports, peers, service};
 use crate::view::ClusterView;
 
 /// What stands behind the part of a Service that an opening is about.
@@ -123,9 +123,14 @@ pub(crate) fn resolve(
     let wanted = |port: &ServicePort| {
         chosen.is_empty() || chosen.iter().any(|wanted| service::is_called(port, wanted))
     };
-    match behind(view, key, found, wanted) {
+    match behind(view, key, found, &wanted) {
         Ok(target) => {
             problems.extend(pods_by_address(view, key, &target));
+            if let Target::Pods { pods, .. } = &target {
+                let granted = offered.iter().filter(|port| wanted(port));
+                let targets: Vec<_> = granted.map(service::target).collect();
+                problems.extend(named_ports::problems(view, key, pods, &targets));
+            }
             (Some(target), problems)
         }
         Err(lack) => {

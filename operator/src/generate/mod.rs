@@ -14,6 +14,7 @@ mod external;
 mod external_access;
 mod ingress_controllers;
 mod monitoring;
+mod named_ports;
 mod namespace;
 mod peers;
 mod service;
@@ -165,6 +166,25 @@ pub enum Problem {
         /// The Services looked for.
         tried: Vec<ObjectKey>,
     },
+    /// The pods behind a Service declare different numbers under the name that its targetPort is. All of them are open, each on
+    /// the pod that declares it.
+    NamedPortDiffers {
+        /// The Service.
+        service: ObjectKey,
+        /// The name.
+        port: String,
+        /// The first few numbers, each with one of the pods that declare it.
+        numbers: Vec<(u16, String)>,
+    },
+    /// A pod behind a Service declares no port under the name that its targetPort is: it can't be called by that.
+    NamedPortMissing {
+        /// The Service.
+        service: ObjectKey,
+        /// The name.
+        port: String,
+        /// The first such pod.
+        pod: String,
+    },
     /// The pods of a ServiceAccount are followed by their addresses, for its stamp can't be relied on. Nothing is closed
     /// that should be open.
     AccountByAddress {
@@ -224,10 +244,18 @@ pub enum Problem {
 }
 
 impl Problem {
+    /// Whether it is about what pods declare, which can be told even where nothing is denied.
+    fn is_about_pods(&self) -> bool {
+        matches!(
+            self,
+            Self::NamedPortDiffers { .. } | Self::NamedPortMissing { .. }
+        )
+    }
+
     /// Whether it is only a note: everything asked for is there.
     #[must_use]
     pub fn is_note(&self) -> bool {
-        matches!(self, Self::AccountByAddress { .. } | Self::NameHeld { .. })
+        self.is_about_pods() || matches!(self, Self::AccountByAddress { .. } | Self::NameHeld { .. })
     }
 }
 
@@ -282,7 +310,7 @@ pub fn outline(view: &ClusterView, access: &ServiceAccess) -> AccessOutline {
         .flat_map(|owner| exempt::sparing(owner, access::policies_in(view, access, owner)))
         .collect();
     let mut problems = access::problems(view, access);
-    if policies.is_empty() && problems.is_empty() {
+    if policies.is_empty() && problems.iter().all(Problem::is_about_pods) {
         problems.push(Problem::NotNeeded);
     }
     outlined(&origin, policies, problems)

@@ -141,6 +141,18 @@ fn derived(problem: &Problem) -> Option<(Reason, String)> {
                  scrapers can't reach it: give it a label."
             ),
         ),
+        Problem::NamedPortDiffers {
+            service,
+            port,
+            numbers,
+        } => (Reason::Resolved, differs(service, port, numbers)),
+        Problem::NamedPortMissing { service, port, pod } => (
+            Reason::Resolved,
+            format!(
+                "Pod {pod} behind Service {service} declares no port {port}, which is the Service's targetPort: it can't be \
+                 called there until one of its containers does."
+            ),
+        ),
         // The rest are about accounts, or no missing references: Accepted and Covered tell of these.
         other => return accounts::explained(other).or_else(|| external::explained(other)),
     })
@@ -159,6 +171,17 @@ fn reference(by: &str, service: &ObjectKey, port: Option<&str>) -> (Reason, Stri
             format!("Service {service} has no port {port}, which {by} needs: add it there, or correct {by}."),
         ),
     }
+}
+
+fn differs(service: &ObjectKey, port: &str, numbers: &[(u16, String)]) -> String {
+    let numbers: Vec<String> = numbers
+        .iter()
+        .map(|(number, pod)| format!("{number} on pod {pod}"))
+        .collect();
+    format!(
+        "Port {port} behind Service {service} is {}: each pod is open on its own number.",
+        numbers.join(", ")
+    )
 }
 
 fn field(kind: OriginKind) -> &'static str {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ringfence_operator::dns::{Answer, Book, Inside, Limits, Place, State};
+use ringfence_operator::dns::{Answer, Book, Inside, Limits, Place, Room, State};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -17,6 +17,11 @@ const LIMITS: Limits = Limits {
     grace: Duration::from_secs(100),
     answer: 4,
     kept: 6,
+};
+
+const ROOM: Room = Room {
+    reliable: 10,
+    others: 10,
 };
 
 fn ip(n: u8) -> IpAddr {
@@ -49,7 +54,7 @@ fn after(start: Instant, seconds: u64) -> Instant {
 fn a_name_is_closed_until_it_is_answered_for() {
     let start = Instant::now();
     let mut book = wanting(&[], start);
-    assert_eq!(book.due(start, 10), [NAME]);
+    assert_eq!(book.due(start, ROOM), [(NAME.to_owned(), false)]);
     assert!(open(&book).is_empty());
     assert!(book.failed(NAME, start));
     assert!(open(&book).is_empty());
@@ -66,13 +71,13 @@ fn it_is_asked_for_again_when_its_time_is_up_within_floor_and_ceiling() {
     let start = Instant::now();
     for (life, due) in [(0, 5), (30, 30), (3600, 60)] {
         let mut book = wanting(&[], start);
-        book.due(start, 10);
+        book.due(start, ROOM);
         book.answered(NAME, &answer(&[1], life), start);
-        assert_eq!(book.next(), Some(after(start, due)));
-        assert!(book.due(after(start, due - 1), 10).is_empty());
-        assert_eq!(book.due(after(start, due), 10), [NAME]);
+        assert_eq!(book.next(ROOM), Some(after(start, due)));
+        assert!(book.due(after(start, due - 1), ROOM).is_empty());
+        assert_eq!(book.due(after(start, due), ROOM), [(NAME.to_owned(), true)]);
         assert!(
-            book.due(after(start, due), 10).is_empty(),
+            book.due(after(start, due), ROOM).is_empty(),
             "it is being asked for"
         );
     }
@@ -144,7 +149,7 @@ fn a_name_that_nobody_wants_any_more_is_forgotten() {
     let start = Instant::now();
     let mut book = wanting(&[1], start);
     book.want(&BTreeMap::new(), start);
-    assert_eq!((book.resolution(NAME), book.next()), (None, None));
+    assert_eq!((book.resolution(NAME), book.next(ROOM)), (None, None));
     assert!(!book.answered(NAME, &answer(&[1], 30), start), "a late answer");
 }
 
@@ -199,7 +204,7 @@ proptest! {
                     left.extend(current.difference(&next).map(|gone| (*gone, elapsed + 100)));
                     left.retain(|address, _| !next.contains(address));
                     current = next;
-                    let due = book.next().unwrap();
+                    let due = book.next(ROOM).unwrap();
                     prop_assert!(due <= now + LIMITS.ceiling);
                 }
                 Event::Failure => {

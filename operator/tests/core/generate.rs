@@ -285,3 +285,45 @@ spec: {targetRef: {name: other}, clients: [{podSelector: {}}]}
         1
     );
 }
+
+#[test]
+fn a_named_port_that_is_another_number_on_some_pod_or_none_is_told_and_hinders_nothing() {
+    let pod = |name: &str, ports: &str| {
+        format!(
+            "
+kind: Pod
+metadata: {{name: {name}, namespace: home, labels: {{app: api}}}}
+spec: {{nodeName: n, containers: [{{name: main, ports: [{ports}]}}]}}
+status: {{phase: Running}}
+"
+        )
+    };
+    let some = [
+        pod("a", "{name: admin, containerPort: 9000}"),
+        pod(
+            "b",
+            "{name: admin, containerPort: 9000}, {name: http, containerPort: 8080}",
+        ),
+    ];
+    assert_eq!(problems(&home(&some.join("---")), "api"), []);
+    let others = [
+        pod("c", "{name: admin, containerPort: 9001}"),
+        pod("d", "{name: admin, containerPort: 9000, protocol: UDP}"),
+    ];
+    let view = home(&[some, others].concat().join("---"));
+    let (service, port) = (ObjectKey::new("home", "api"), "admin".to_owned());
+    let expected = [
+        Problem::NamedPortDiffers {
+            service: service.clone(),
+            port: port.clone(),
+            numbers: vec![(9000, "a".to_owned()), (9001, "c".to_owned())],
+        },
+        Problem::NamedPortMissing {
+            service,
+            port,
+            pod: "d".to_owned(),
+        },
+    ];
+    assert_eq!(problems(&view, "api"), expected);
+    assert!(expected.iter().all(Problem::is_note));
+}

@@ -118,9 +118,14 @@ impl Lab {
     }
 
     pub(crate) fn operator_with(&self, identity: &str, timing: Timing) -> Running {
+        self.operator_by(identity, timing, "ringfence-operator")
+    }
+
+    /// An operator that is elected by a Lease of this name.
+    pub(crate) fn operator_by(&self, identity: &str, timing: Timing, lease: &str) -> Running {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let (shutdown, identity) = (CancellationToken::new(), identity.to_owned());
-        let (stop, config) = (shutdown.clone(), self.config.clone());
+        let (stop, config, lease) = (shutdown.clone(), self.config.clone(), lease.to_owned());
         let task = RUNTIME.spawn(async move {
             let requests = ApiRequests::default();
             let operator = Operator {
@@ -131,7 +136,7 @@ impl Lab {
                 dns: crate::names::LIMITS,
                 http_address: address,
                 workers: 4,
-                lease: ("ringfence-system".to_owned(), "ringfence-operator".to_owned()),
+                lease: ("ringfence-system".to_owned(), lease),
                 identity,
                 timing,
             };
