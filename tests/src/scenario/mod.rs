@@ -124,10 +124,12 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// The rows of the reference that speak of what a NetworkPolicy means, of Services, and of well-known openings.
+    /// The rows of the reference that speak of what a NetworkPolicy means, of Services, of the usual patterns and of
+    /// well-known openings.
     const ROWS: &[&str] = &[
         "S1.3", "S1.4", "S2.2", "S2.3-2.4", "S2.5", "S2.6", "S2.7", "S3.1", "S3.2", "S3.3", "S4.6-4.7",
-        "S5.3", "S5.8", "S5.9", "S6.1", "S6.4", "S6.7", "S10.6", "A.1", "A.2", "A.3",
+        "S5.1", "S5.2", "S5.3", "S5.4", "S5.5", "S5.6", "S5.7", "S5.8", "S5.9", "S5.10", "S6.1", "S6.2",
+        "S6.3", "S6.4", "S6.7", "S10.6", "A.1", "A.2", "A.3",
     ];
 
     #[test]
