@@ -14,4 +14,5 @@ mod external;
 mod lab;
 mod names;
 mod refusals;
+mod robustness;
 mod running;
