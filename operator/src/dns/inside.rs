@@ -104,10 +104,15 @@ impl Inside {
         }
     }
 
-    /// Where an address is, if no name may stand for it.
+    /// Where an address is, if no name may stand for it. One that a NAT64 gateway translates is judged as what it becomes, too.
     #[must_use]
     pub fn place(&self, address: IpAddr) -> Option<Place> {
         let address = address.to_canonical();
+        self.place_of(address)
+            .or_else(|| translated(address).and_then(|inner| self.place_of(inner)))
+    }
+
+    fn place_of(&self, address: IpAddr) -> Option<Place> {
         if address.is_loopback() {
             return Some(Place::Loopback);
         }
@@ -127,4 +132,14 @@ impl Inside {
             .or_else(|| ranges.map(|(_, place)| place).next())
             .copied()
     }
+}
+
+/// The IPv4 address that an address of the well-known NAT64 prefix, 64:ff9b::/96, becomes behind a gateway (RFC 6052).
+fn translated(address: IpAddr) -> Option<IpAddr> {
+    let IpAddr::V6(v6) = address else {
+        return None;
+    };
+    let [prefix @ .., a, b, c, d] = v6.octets();
+    let well_known = [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0];
+    (prefix == well_known).then(|| IpAddr::from([a, b, c, d]))
 }
