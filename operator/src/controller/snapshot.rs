@@ -9,7 +9,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 
-use crate::accounts::{is_about, protected};
+use crate::accounts::{Accounts, protected};
 use crate::dns::{Names, names_of};
 use crate::generate::{allowed_peers, api_server_service, scraped, service_of};
 use crate::stores::{Definition, Stores, ZERO_TRUST_DEFINITION};
@@ -58,14 +58,13 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
         .into_iter()
         .for_each(|object| view.insert_external(object));
     view.stamps_protected = protected(&stores.admission.state(), &stores.admission_bindings.state());
-    let accounts = named_accounts(&view);
+    let accounts = Accounts::new(named_accounts(&view));
     add_sources(&mut view, stores, namespace);
     let mut inhabited = scraped(&view, namespace);
     inhabited.insert(namespace.to_owned());
     let pods = stores.pods.state_filter(|pod| {
         let namespace = pod.metadata.namespace.as_ref();
-        namespace.is_some_and(|namespace| inhabited.contains(namespace))
-            || accounts.iter().any(|account| is_about(pod, account))
+        namespace.is_some_and(|namespace| inhabited.contains(namespace)) || accounts.concern(pod)
     });
     pods.into_iter().for_each(|object| view.insert_pod(object));
     view

@@ -10,7 +10,7 @@ use ringfence_policy::{ObjectKey, Pod, Selector};
 
 use super::Problem;
 use super::peers;
-use crate::accounts::{account_of, carries, stamp};
+use crate::accounts::{account_of, bears, stamp};
 use crate::view::ClusterView;
 
 /// How many pods of one peer are followed by address. Each is an object to watch and, on every change, a policy to write.
@@ -48,10 +48,11 @@ impl Reach {
             within.is_none_or(|within| within == namespace.as_str())
                 && peers::reaches(view, peer, own, namespace)
         });
+        let stamp = stamp(account);
         let (mut members, mut forged, mut unstamped) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
         for object in namespaces.flat_map(|(_, pods)| pods) {
             let is_member = account_of(object) == Some(account);
-            if !is_member && !carries(object.labels(), account) {
+            if !is_member && !bears(object.labels(), &stamp) {
                 continue;
             }
             let pod = Pod::from_api(object);
@@ -65,7 +66,7 @@ impl Reach {
                 forged.insert(pod.key);
                 continue;
             }
-            if !carries(&pod.labels, account) {
+            if !bears(&pod.labels, &stamp) {
                 unstamped.insert(pod.key.clone());
             }
             members.push(pod);
