@@ -123,7 +123,7 @@ pub(crate) fn resolve(
     let wanted = |port: &ServicePort| {
         chosen.is_empty() || chosen.iter().any(|wanted| service::is_called(port, wanted))
     };
-    match behind(view, key, found, &wanted) {
+    match behind(view, key, found, wanted) {
         Ok(target) => {
             problems.extend(pods_by_address(view, key, &target));
             if let Target::Pods { pods, .. } = &target {

@@ -17,7 +17,9 @@
 //! So each end of a connection, at every moment, lets pass at least what it lets pass before *and* after, and at most what it lets
 //! pass before *or* after. The same holds for connections as a whole, with one exception: where policies of others isolate some
 //! pods of the namespace, and one change turns one direction's denial into the other's, a connection that one end denied before
-//! and the other end denies after may pass in between. Sparing that would need copies of policies, split by pod.
+//! and the other end denies after may pass in between. The same holds where one change closes pods that were left alone and opens
+//! one end alone for others (to an account whose egress stays closed, or to what is outside). Sparing that would need copies of
+//! policies, split by pod.
 //!
 //! After a crash the next plan starts from what is there. A bridge left behind is recognised by its name and its owner, kept
 //! until the end, and removed.

@@ -68,8 +68,9 @@ impl Phase {
     }
 }
 
-/// The directions in the order in which they are dealt with: those that close first, those that open last. Directions that
-/// one write changes together are one stage. Where one direction closes some pods and opens others (other pods are left alone
+/// The directions in the order in which they are dealt with: those that close first, those that open last, and among those
+/// that close the ones that let more pass at the same time after the others. Directions that one write changes together are
+/// one stage. Where one direction closes some pods and opens others (other pods are left alone
 /// than before), all closing comes before all opening: else the two ends of a connection, each of which denied it before
 /// or does after, could both be open in between.
 fn stages(changes: &Changes, sides: &[(Direction, Side); 2]) -> Vec<(Vec<Direction>, Phase)> {
@@ -82,7 +83,7 @@ fn stages(changes: &Changes, sides: &[(Direction, Side); 2]) -> Vec<(Vec<Directi
         return vec![(DIRECTIONS.to_vec(), Phase::Whole)];
     }
     let mut ordered: Vec<&(Direction, Side)> = sides.iter().collect();
-    ordered.sort_by_key(|(_, side)| (!side.closes, side.opens));
+    ordered.sort_by_key(|(direction, side)| (!side.closes, side.opens, widens(changes, *direction)));
     let directions = ordered.iter().map(|(direction, _)| vec![*direction]);
     let selects = |edit: &Edit| Move::of(edit) == Move::Selects;
     if sides.iter().any(|(_, side)| side.closes && side.opens) && !changes.edits.iter().any(selects) {
@@ -92,6 +93,17 @@ fn stages(changes: &Changes, sides: &[(Direction, Side); 2]) -> Vec<(Vec<Directi
             .collect();
     }
     directions.map(|stage| (stage, Phase::Whole)).collect()
+}
+
+/// Whether isolated pods come to let more pass in a direction, as far as the text of the writes shows.
+fn widens(changes: &Changes, direction: Direction) -> bool {
+    let opens = |policy: &Policy| policy.rules(direction).is_some_and(|rules| !rules.is_empty());
+    let created = changes.creations.iter().any(|(known, _)| opens(&known.meaning));
+    created
+        || changes
+            .edits
+            .iter()
+            .any(|edit| opens(&edit.after.meaning) && !within(&edit.after.meaning, &edit.before.meaning))
 }
 
 fn governs_both(policy: &Policy) -> bool {
