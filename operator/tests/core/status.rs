@@ -401,27 +401,3 @@ fn names_of_uncovered_pods_are_bounded() {
         .unwrap();
     assert!(covered.message.contains("and 32 more"), "{}", covered.message);
 }
-
-#[test]
-fn pods_left_alone_on_purpose_are_counted_apart() {
-    let mut view = view(&HOME.replace(
-        "{mode: Enforce,",
-        "{mode: Enforce, exempt: [{key: app, operator: In, values: [deployer]}],",
-    ));
-    let deployer = json!({
-        "kind": "Pod", "metadata": {"name": "deployer", "namespace": "home", "labels": {"app": "deployer"}},
-        "spec": {"containers": []}, "status": {"phase": "Running"},
-    });
-    insert(&mut view, deployer);
-    ApiServer::new().settle(&mut view, "home");
-    let status = of_namespace(&view, &[], 0);
-    let coverage = status.coverage.unwrap();
-    assert_eq!((coverage.pods, coverage.exempt), (2, 1));
-    assert_eq!(
-        (coverage.isolated_ingress, coverage.isolated_egress),
-        (2, 2),
-        "and not isolated"
-    );
-    assert_eq!(status.covered.as_deref(), Some("2/2"));
-    assert!(in_short(&status.conditions).contains(&"Covered=True Covered".to_owned()));
-}

@@ -149,20 +149,9 @@ fn path(path: &Path) -> String {
 
 /// Those of the calls that a line of an enforcer's log says would be dropped.
 fn told_of(lab: &Lab, calls: &[Call]) -> Result<BTreeSet<Call>> {
-    let logs = [
-        "-n",
-        "ringfence-system",
-        "logs",
-        "-l",
-        "app.kubernetes.io/name=ringfence-enforcer",
-        "-c",
-        "enforcer",
-        "--tail=-1",
-    ];
-    let lines = lab.kubectl(&logs)?;
-    let stories = lines
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+    let stories = lab
+        .stories()?
+        .into_iter()
         .filter(|story| story["verdict"] == "would-drop" && story["direction"] == "ingress");
     let mut told = BTreeSet::new();
     for story in stories {

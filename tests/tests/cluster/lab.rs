@@ -80,6 +80,26 @@ impl Lab {
         kubectl(&self.cluster, args)
     }
 
+    /// What the enforcers have told on their standard output: a JSON object a line, among lines of other kinds.
+    pub(crate) fn stories(&self) -> Result<Vec<Value>> {
+        let enforcers = "app.kubernetes.io/name=ringfence-enforcer";
+        let logs = [
+            "-n",
+            "ringfence-system",
+            "logs",
+            "-l",
+            enforcers,
+            "-c",
+            "enforcer",
+            "--tail=-1",
+        ];
+        let lines = self.kubectl(&logs)?;
+        Ok(lines
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect())
+    }
+
     /// Takes the enforcers off all nodes.
     pub(crate) fn send_enforcers_away(&self) -> Result<()> {
         self.place_enforcers(&json!("true"))?;

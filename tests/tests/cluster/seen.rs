@@ -23,20 +23,7 @@ pub(crate) fn a_dropped_packet_is_told_of(lab: &Lab) -> Result<()> {
     let mut closed = false;
     lab.until("the attacker is kept out and a line tells of it", || {
         closed |= !probe::tcp_connect(&netns, SocketAddr::new(to, 5432), TIMEOUT)?.is_open();
-        let logs = [
-            "-n",
-            "ringfence-system",
-            "logs",
-            "-l",
-            "app.kubernetes.io/name=ringfence-enforcer",
-            "-c",
-            "enforcer",
-            "--tail=-1",
-        ];
-        let lines = lab.kubectl(&logs)?;
-        let mut stories = lines
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let mut stories = lab.stories()?.into_iter();
         let told = stories.find(|it| {
             it["verdict"] == "dropped"
                 && it["source"]["pod"] == *attacker
