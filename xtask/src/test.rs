@@ -48,6 +48,8 @@ enum Checks {
 enum Need {
     /// The Debian packages of a node: iptables, ipset and so on.
     Packages,
+    /// What sets the clock of one program.
+    Clock,
     /// etcd, the API server and kubectl, built from their sources.
     ApiServer,
     /// Everything that a cluster runs, built from its sources.
@@ -145,8 +147,8 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "storm",
-        about: "the enforcer's process between a real API server and real packets: changes, kills, outages",
-        needs: &[Need::Packages, Need::ApiServer],
+        about: "the enforcer's process between a real API server and real packets: changes, kills, outages, clocks",
+        needs: &[Need::Packages, Need::Clock, Need::ApiServer],
         checks: Checks::Cargo(&[
             "test",
             "-p",
@@ -268,6 +270,7 @@ fn provide(need: Need) -> Result<()> {
     let progress = Console::default();
     match need {
         Need::Packages => testbed::ensure_installed(testbed::FOR_CLUSTER, &progress),
+        Need::Clock => testbed::ensure_installed(testbed::FOR_STORMS, &progress),
         Need::ApiServer => testbed::Binaries::ensure(testbed::API_SERVER_TOOLS, &progress).map(drop),
         Need::Cluster => testbed::Binaries::ensure(testbed::CLUSTER_TOOLS, &progress).map(drop),
         Need::UpstreamSuite => testbed::Binaries::ensure(testbed::E2E_TOOLS, &progress).map(drop),

@@ -25,6 +25,8 @@ use crate::beacon;
 use crate::random::{Change, LOCAL, NAMESPACES, PODS};
 
 pub(crate) const NODE: &str = "here";
+/// Where the enforcer serves its metrics, in the router.
+pub(crate) const HTTP_PORT: u16 = 9470;
 /// Longer than anything may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -36,6 +38,7 @@ pub(crate) struct Lab {
     server: ApiServer,
     enforcer: Mutex<Option<Child>>,
     variant: Variant,
+    environment: Vec<(String, String)>,
     before: String,
     logs: tempfile::TempDir,
 }
@@ -43,6 +46,11 @@ pub(crate) struct Lab {
 impl Lab {
     /// Pods that are all alike, and the enforcer at work.
     pub(crate) fn start(variant: Variant) -> Result<Self> {
+        Self::start_with(variant, Vec::new())
+    }
+
+    /// The same with an enforcer that has these variables in its environment.
+    pub(crate) fn start_with(variant: Variant, environment: Vec<(String, String)>) -> Result<Self> {
         let net = NetLab::new(PODS + beacon::PODS)?;
         // Somebody else's rules, before ours and behind.
         for tables in ["iptables", "ip6tables"] {
@@ -68,6 +76,7 @@ impl Lab {
             server,
             enforcer: Mutex::new(None),
             variant,
+            environment,
             before,
             logs: tempfile::tempdir()?,
         };
@@ -110,8 +119,9 @@ impl Lab {
                 "--iptables-variant",
                 &self.variant.to_string(),
                 "--http-address",
-                "127.0.0.1:9470",
+                &format!("127.0.0.1:{HTTP_PORT}"),
             ])
+            .envs(self.environment.iter().cloned())
             .env("KUBECONFIG", self.server.kubeconfig())
             .env("RUST_LOG", "info")
             .env("RUST_BACKTRACE", "0")

@@ -15,6 +15,7 @@
 //! `RINGFENCE_STORM_CHANGES`, `_RUNS` and `_SEED` override the size; `RINGFENCE_LONG` is 1,000 changes, ten times.
 
 mod beacon;
+mod clock;
 mod judge;
 mod lab;
 mod outage;

@@ -59,7 +59,7 @@ pub use build::{
 pub use images::{AGNHOST_IMAGE, AGNHOST_UPSTREAM};
 pub use netns::exec_in_netns;
 pub use options::{ClusterName, ClusterOptions, IpFamily, Iptables, MAX_NODES, ProxyMode};
-pub use packages::{FOR_CLUSTER, FOR_IMAGES, ensure_installed, require_root};
+pub use packages::{FOR_CLUSTER, FOR_IMAGES, FOR_STORMS, ensure_installed, require_root};
 pub use paths::cache_dir;
 pub use progress::{Console, Progress, Silent, step};
 pub use wait::until;

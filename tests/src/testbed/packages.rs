@@ -23,6 +23,9 @@ pub const FOR_CLUSTER: &[&str] = &[
     "util-linux",
 ];
 
+/// Debian packages that storms need: a library that sets the clock of one program.
+pub const FOR_STORMS: &[&str] = &["libfaketime"];
+
 /// Debian packages that building the images needs.
 pub const FOR_IMAGES: &[&str] = &["debootstrap"];
 
