@@ -33,8 +33,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Pod, Self::Namespace, Self::Node, Self::Policy, Self::Audit];
     /// Every kind that must be listed before anything is written.
     pub const NEEDED: [Self; 4] = [Self::Pod, Self::Namespace, Self::Node, Self::Policy];
 }

@@ -282,6 +282,14 @@ pub(crate) fn named(name: &str) -> watcher::Config {
     watcher::Config::default().fields(&format!("metadata.name={name}"))
 }
 
+/// Tells and counts that a watch failed and is started again.
+pub(crate) fn watch_failed<K: Resource<DynamicType = ()>>(metrics: &OperatorMetrics, error: &watcher::Error) {
+    let kind = K::kind(&()).into_owned();
+    let cause = watch_message(error);
+    tracing::warn!(kind, cause, "a watch failed and is started again");
+    metrics.watch_failed(kind_name(&kind));
+}
+
 /// Where changes go.
 pub(crate) struct Sink {
     triggers: Arc<Triggers>,
@@ -326,10 +334,7 @@ impl Sink {
 
     /// Tells of a watch that failed and is started again.
     pub(crate) fn failed<K: Resource<DynamicType = ()>>(&self, error: &watcher::Error) {
-        let kind = <K as Resource>::kind(&()).into_owned();
-        let cause = watch_message(error);
-        tracing::warn!(kind, cause, "a watch failed and is started again");
-        self.metrics.watch_failed(kind_name(&kind));
+        watch_failed::<K>(&self.metrics, error);
     }
 
     /// Enters an event into the cache. What it changes there, if that is known object by object.
@@ -379,11 +384,13 @@ pub struct Versions<K> {
 
 /// A kind's name, for labels that live as long as the program.
 fn kind_name(kind: &str) -> &'static str {
-    const KINDS: [&str; 11] = [
+    const KINDS: [&str; 13] = [
         "CustomResourceDefinition",
         "ExternalAccess",
+        "Lease",
         "Namespace",
         "NetworkPolicy",
+        "NodeEnforcement",
         "Pod",
         "Service",
         "ServiceAccess",

@@ -11,7 +11,7 @@ use super::{Controller, LAG, lock, snapshot};
 use crate::error::Error;
 use crate::generate::outline;
 use crate::queue::Done;
-use crate::status::{AccessInput, WriteFailure, access_status};
+use crate::status::{AccessInput, access_status};
 use crate::triggers::{Key, grant_of};
 use crate::view::key as key_of;
 
@@ -37,8 +37,7 @@ impl Controller {
                 || grant_of(policy).as_ref() == Some(&key)
                 || generated.contains(&key_of(policy))
         });
-        let own = |failure: &&WriteFailure| generated.contains(&failure.policy);
-        let failures: Vec<WriteFailure> = lock(&self.failures).values().filter(own).cloned().collect();
+        let failures = self.failures_among(&generated);
         let input = AccessInput {
             view: &view,
             resource: &resource,
@@ -47,16 +46,15 @@ impl Controller {
             now: Timestamp::now(),
         };
         let status = access_status(&input);
-        if resource.status.as_ref() != Some(&status) {
-            self.write_status(resource.as_ref(), &status, key).await?;
-            let before = resource
-                .status
-                .as_ref()
-                .map(|status| status.conditions.as_slice())
-                .unwrap_or_default();
-            self.tell_ready(resource.as_ref(), before, &status.conditions)
-                .await;
-        }
+        let before = resource.status.as_ref();
+        self.publish(
+            resource.as_ref(),
+            before,
+            &status,
+            |status| &status.conditions,
+            key,
+        )
+        .await?;
         Ok(Done::Finished)
     }
 }

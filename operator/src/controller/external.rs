@@ -11,7 +11,7 @@ use super::{Controller, LAG, lock, snapshot};
 use crate::error::Error;
 use crate::generate::outline_external;
 use crate::queue::Done;
-use crate::status::{ExternalInput, WriteFailure, external_status};
+use crate::status::{ExternalInput, external_status};
 use crate::triggers::Key;
 use crate::view::key as key_of;
 
@@ -32,8 +32,7 @@ impl Controller {
         }
         let outline = outline_external(&view, &resource);
         let generated: BTreeSet<ObjectKey> = outline.policies.iter().map(key_of).collect();
-        let own = |failure: &&WriteFailure| generated.contains(&failure.policy);
-        let failures: Vec<WriteFailure> = lock(&self.failures).values().filter(own).cloned().collect();
+        let failures = self.failures_among(&generated);
         let status = external_status(&ExternalInput {
             view: &view,
             resource: &resource,
@@ -41,17 +40,15 @@ impl Controller {
             failures: &failures,
             now: Timestamp::now(),
         });
-        if resource.status.as_ref() == Some(&status) {
-            return Ok(Done::Finished);
-        }
-        self.write_status(resource.as_ref(), &status, key).await?;
-        let before = resource
-            .status
-            .as_ref()
-            .map(|status| status.conditions.as_slice())
-            .unwrap_or_default();
-        self.tell_ready(resource.as_ref(), before, &status.conditions)
-            .await;
+        let before = resource.status.as_ref();
+        self.publish(
+            resource.as_ref(),
+            before,
+            &status,
+            |status| &status.conditions,
+            key,
+        )
+        .await?;
         Ok(Done::Finished)
     }
 }

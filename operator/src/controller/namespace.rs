@@ -163,19 +163,10 @@ impl Controller {
             failures,
             now: Timestamp::now(),
         });
-        if resource.status.as_ref() == Some(&status) {
-            return Ok(());
-        }
-        let namespace = resource.namespace().unwrap_or_default();
-        self.write_status(resource, &status, Key::Namespace(namespace))
-            .await?;
-        let before = resource
-            .status
-            .as_ref()
-            .map(|status| status.conditions.as_slice())
-            .unwrap_or_default();
-        self.tell_ready(resource, before, &status.conditions).await;
-        Ok(())
+        let turn = Key::Namespace(resource.namespace().unwrap_or_default());
+        let before = resource.status.as_ref();
+        self.publish(resource, before, &status, |status| &status.conditions, turn)
+            .await
     }
 }
 

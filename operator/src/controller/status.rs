@@ -1,5 +1,6 @@
 //! Writing a status, and telling of what changed in it.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -7,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
 use ringfence_crd::{ConditionType, Reason};
+use ringfence_policy::ObjectKey;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -17,18 +19,42 @@ use crate::error::{Error, Refusal};
 use crate::events::Notice;
 use crate::metrics::Verb;
 use crate::names::STATUS_MANAGER;
+use crate::status::WriteFailure;
 use crate::triggers::Key;
 use crate::view::key;
 
 impl Controller {
-    /// Applies a status to the very version of the object that it was made from: one that changed meanwhile gets a
-    /// new look instead. Of an object that is gone there is nothing to say.
-    pub(super) async fn write_status<K>(
+    /// The writes that failed, of these policies.
+    pub(super) fn failures_among(&self, policies: &BTreeSet<ObjectKey>) -> Vec<WriteFailure> {
+        let among = |failure: &&WriteFailure| policies.contains(&failure.policy);
+        lock(&self.failures).values().filter(among).cloned().collect()
+    }
+
+    /// Writes a status that has something new to say, and tells of what changed in it.
+    pub(super) async fn publish<K, S>(
         &self,
         resource: &K,
-        status: &impl Serialize,
+        before: Option<&S>,
+        status: &S,
+        conditions: fn(&S) -> &[Condition],
         turn: Key,
     ) -> Result<(), Error>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        S: Serialize + PartialEq,
+    {
+        if before == Some(status) {
+            return Ok(());
+        }
+        self.write_status(resource, status, turn).await?;
+        let before = before.map(conditions).unwrap_or_default();
+        self.tell_ready(resource, before, conditions(status)).await;
+        Ok(())
+    }
+
+    /// Applies a status to the very version of the object that it was made from: one that changed meanwhile gets a
+    /// new look instead. Of an object that is gone there is nothing to say.
+    async fn write_status<K>(&self, resource: &K, status: &impl Serialize, turn: Key) -> Result<(), Error>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
@@ -65,7 +91,7 @@ impl Controller {
     }
 
     /// Sends an Event when an object becomes ready, stops being so, or has a new reason for not being.
-    pub(super) async fn tell_ready<K: Resource<DynamicType = ()>>(
+    async fn tell_ready<K: Resource<DynamicType = ()>>(
         &self,
         resource: &K,
         before: &[Condition],

@@ -10,13 +10,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::reflector::{self, Store};
 use kube::runtime::{WatchStreamExt, reflector as keep, watcher};
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crd::NodeEnforcement;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Liveness, NodeReport, NodeReports, Reports};
-use crate::error::{Error, watch_message};
+use crate::error::Error;
 use crate::metrics::OperatorMetrics;
+use crate::stores::watch_failed;
 use crate::triggers::Triggers;
 
 /// How often to look who has not renewed.
@@ -53,10 +54,10 @@ impl Feed {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                Some(event) = reported.next() => self.count(event.err(), "NodeEnforcement"),
+                Some(event) = reported.next() => self.heard::<NodeEnforcement>(event.err()),
                 // Renewals are many and say nothing by themselves.
                 Some(event) = renewed.next() => {
-                    self.count(event.err(), "Lease");
+                    self.heard::<Lease>(event.err());
                     continue;
                 }
                 _ = look.tick() => {}
@@ -75,6 +76,12 @@ impl Feed {
         }
     }
 
+    fn heard<K: Resource<DynamicType = ()>>(&self, error: Option<watcher::Error>) {
+        if let Some(error) = error {
+            watch_failed::<K>(&self.metrics, &error);
+        }
+    }
+
     /// What these say. A status that is as it was keeps its place, so that it need not be compared.
     fn reports_of(&self, nodes: &Store<NodeEnforcement>, alive: &BTreeSet<String>) -> NodeReports {
         let before = self.reports.now();
@@ -89,14 +96,6 @@ impl Feed {
             Some((name, NodeReport { status, alive }))
         });
         NodeReports { nodes: all.collect() }
-    }
-
-    fn count(&self, error: Option<watcher::Error>, kind: &'static str) {
-        if let Some(error) = error {
-            let cause = watch_message(&error);
-            tracing::warn!(kind, cause, "a watch failed and is started again");
-            self.metrics.watch_failed(kind);
-        }
     }
 }
 

@@ -48,13 +48,13 @@ pub struct NamespaceInput<'a> {
     pub now: Timestamp,
 }
 
-/// Everything the status of a ServiceAccess depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct AccessInput<'a> {
-    /// The cluster, with the policies of every namespace the outline names.
+/// Everything the status of a grant depends on.
+#[derive(Debug)]
+pub struct GrantInput<'a, K> {
+    /// The cluster, with the policies of every namespace the outline names, and all policies and pods of the resource's own.
     pub view: &'a ClusterView,
     /// The resource, with the status it has now.
-    pub resource: &'a ServiceAccess,
+    pub resource: &'a K,
     /// What the resource leads to.
     pub outline: &'a AccessOutline,
     /// Writes of its policies that failed.
@@ -63,17 +63,7 @@ pub struct AccessInput<'a> {
     pub now: Timestamp,
 }
 
+/// Everything the status of a ServiceAccess depends on.
+pub type AccessInput<'a> = GrantInput<'a, ServiceAccess>;
 /// Everything the status of an ExternalAccess depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct ExternalInput<'a> {
-    /// The cluster, with the policies and pods of the resource's namespace.
-    pub view: &'a ClusterView,
-    /// The resource, with the status it has now.
-    pub resource: &'a ExternalAccess,
-    /// What the resource leads to.
-    pub outline: &'a AccessOutline,
-    /// Writes of its policies that failed.
-    pub failures: &'a [WriteFailure],
-    /// The time, for conditions that change.
-    pub now: Timestamp,
-}
+pub type ExternalInput<'a> = GrantInput<'a, ExternalAccess>;

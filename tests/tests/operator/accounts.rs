@@ -79,13 +79,7 @@ fn stamped() -> Value {
 
 async fn shop(lab: &Lab, namespace: &str) {
     lab.namespace(namespace).await;
-    let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
-    lab.service(
-        namespace,
-        "api",
-        json!({"selector": {"app": "api"}, "ports": ports}),
-    )
-    .await;
+    lab.http_service(namespace, "api").await;
     lab.zero_trust(namespace).await;
     lab.access(namespace, "api", json!([{"serviceAccount": "cart"}]))
         .await;

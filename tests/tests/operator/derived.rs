@@ -19,13 +19,7 @@ use crate::lab::{LIMIT, Lab, block_on, shared, until};
 /// A namespace with a Service `api`, port 80 on 8080, and these openings.
 async fn opened(lab: &Lab, namespace: &str, allow: Value) {
     lab.namespace(namespace).await;
-    let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
-    lab.service(
-        namespace,
-        "api",
-        json!({"selector": {"app": "api"}, "ports": ports}),
-    )
-    .await;
+    lab.http_service(namespace, "api").await;
     let resource = json!({"metadata": {"name": "default"}, "spec": {"mode": "Enforce", "allow": allow}});
     lab.create::<ZeroTrustNamespace>(Some(namespace), resource).await;
     lab.says::<ZeroTrustNamespace>(namespace, "default", "Programmed", "True")

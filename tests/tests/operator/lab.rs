@@ -174,16 +174,17 @@ impl Lab {
         .await
     }
 
+    /// A Service of the `api` pods, port 80 on 8080.
+    pub(crate) async fn http_service(&self, namespace: &str, name: &str) {
+        let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
+        let spec = json!({"selector": {"app": "api"}, "ports": ports});
+        self.service(namespace, name, spec).await;
+    }
+
     /// A namespace whose `api` Service, port 80 on 8080, the `web` pods may call.
     pub(crate) async fn shop(&self, namespace: &str) {
         self.namespace(namespace).await;
-        let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
-        self.service(
-            namespace,
-            "api",
-            json!({"selector": {"app": "api"}, "ports": ports}),
-        )
-        .await;
+        self.http_service(namespace, "api").await;
         self.zero_trust(namespace).await;
         self.access(
             namespace,

@@ -23,16 +23,6 @@ fn apps(count: usize) -> Value {
     (0..count).map(client).collect()
 }
 
-async fn http(lab: &Lab, namespace: &str, name: &str) {
-    let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}]);
-    lab.service(
-        namespace,
-        name,
-        json!({"selector": {"app": "api"}, "ports": ports}),
-    )
-    .await;
-}
-
 #[test]
 fn a_grant_for_another_namespaces_service_is_a_grant_for_nothing() {
     let lab = shared();
@@ -88,7 +78,7 @@ fn names_may_be_as_long_as_they_may_be() {
             )
             .await;
         }
-        http(lab, &namespace, &service).await;
+        lab.http_service(&namespace, &service).await;
         let clients = json!([{"namespace": client}, {"namespace": client, "serviceAccount": account}, {"serviceAccount": account}]);
         lab.access(&namespace, &service, clients).await;
         let spec = json!({"podSelector": {}, "egress": [{"to": [{"cidr": "203.0.113.0/24"}]}]});
@@ -118,7 +108,7 @@ fn five_hundred_clients_are_let_in_and_out_also_across_an_outage_in_the_middle()
     let running = lab.operator("many");
     block_on(async {
         lab.namespace("many").await;
-        http(&lab, "many", "api").await;
+        lab.http_service("many", "api").await;
         lab.zero_trust("many").await;
         lab.says::<ZeroTrustNamespace>("many", "default", "Ready", "True")
             .await;
