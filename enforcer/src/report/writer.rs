@@ -185,7 +185,7 @@ fn owners(node: &str, uid: &str) -> Value {
 async fn renew(
     api: Api<Lease>,
     node: String,
-    reports: watch::Receiver<Option<NodeEnforcementStatus>>,
+    mut reports: watch::Receiver<Option<NodeEnforcementStatus>>,
     pulses: watch::Receiver<Instant>,
     counters: Counters,
 ) {
@@ -195,6 +195,10 @@ async fn renew(
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
     loop {
+        // Whoever reads the first report asks at once whether its enforcer lives.
+        if reports.wait_for(Option::is_some).await.is_err() {
+            return;
+        }
         renewals.tick().await;
         if pulses.has_changed().is_err() {
             return;
