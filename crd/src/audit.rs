@@ -4,7 +4,7 @@ use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicySpec,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::{CustomResource, KubeSchema, ResourceExt};
+use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 /// What the policy would say: the spec of a NetworkPolicy, field by field.
@@ -55,6 +55,22 @@ pub struct AuditNetworkPolicySpec {
     pub egress: Option<Vec<NetworkPolicyEgressRule>>,
 }
 
+impl From<NetworkPolicy> for AuditNetworkPolicy {
+    /// The policy on trial that stands for this one, with its metadata.
+    fn from(policy: NetworkPolicy) -> Self {
+        let spec = policy.spec.unwrap_or_default();
+        Self {
+            metadata: policy.metadata,
+            spec: AuditNetworkPolicySpec {
+                pod_selector: spec.pod_selector,
+                policy_types: spec.policy_types,
+                ingress: spec.ingress,
+                egress: spec.egress,
+            },
+        }
+    }
+}
+
 impl AuditNetworkPolicy {
     /// The NetworkPolicy that this one stands for.
     #[must_use]
@@ -65,18 +81,15 @@ impl AuditNetworkPolicy {
             ingress,
             egress,
         } = self.spec.clone();
-        let mut policy = NetworkPolicy::default();
-        policy.metadata.name = Some(self.name_any());
-        policy.metadata.namespace = self.namespace();
-        policy.metadata.uid = self.uid();
-        policy.metadata.generation = self.metadata.generation;
-        policy.spec = Some(NetworkPolicySpec {
-            pod_selector,
-            policy_types,
-            ingress,
-            egress,
-        });
-        policy
+        NetworkPolicy {
+            metadata: self.metadata.clone(),
+            spec: Some(NetworkPolicySpec {
+                pod_selector,
+                policy_types,
+                ingress,
+                egress,
+            }),
+        }
     }
 }
 
@@ -108,5 +121,6 @@ mod tests {
         let real: NetworkPolicy =
             serde_json::from_value(object("networking.k8s.io/v1", "NetworkPolicy")).unwrap();
         assert_eq!(audit.as_policy(), real);
+        assert_eq!(AuditNetworkPolicy::from(real), audit);
     }
 }

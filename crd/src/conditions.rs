@@ -108,6 +108,8 @@ reasons! {
     NotNeeded,
     /// The spec can't be carried out as written.
     Invalid,
+    /// The ZeroTrustBaseline is stricter in something that it does not let a namespace loosen.
+    NotPermitted,
     /// Every reference leads somewhere.
     Resolved,
     /// The Service named does not exist.
@@ -156,6 +158,8 @@ reasons! {
     NodesStale,
     /// No enforcer reports what its kernel holds.
     NoEnforcer,
+    /// Nothing is denied, by choice: traffic that is not allowed is reported.
+    AuditMode,
 }
 
 impl fmt::Display for Reason {

@@ -3,7 +3,9 @@
 use kube::CustomResourceExt;
 use serde_json::Value;
 
-use crate::{AuditNetworkPolicy, ExternalAccess, NodeEnforcement, ServiceAccess, ZeroTrustNamespace};
+use crate::{
+    AuditNetworkPolicy, ExternalAccess, NodeEnforcement, ServiceAccess, ZeroTrustBaseline, ZeroTrustNamespace,
+};
 
 const HEADER: &str =
     "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
@@ -36,6 +38,7 @@ pub(crate) fn definitions() -> Vec<Value> {
         AuditNetworkPolicy::crd(),
         NodeEnforcement::crd(),
         ExternalAccess::crd(),
+        ZeroTrustBaseline::crd(),
     ]
     .into_iter()
     .map(|definition| {

@@ -3,6 +3,7 @@
 //! ```text
 //! ZeroTrustNamespace ("ztn")  closes: which directions a namespace denies, and a few well-known openings
 //! ServiceAccess      ("sva")  opens:  who may call the pods behind a Service
+//! ZeroTrustBaseline  ("ztb")  closes: every namespace that says nothing else
 //! AuditNetworkPolicy ("anp")  tries:  what a NetworkPolicy would drop
 //! NodeEnforcement    ("nenf") tells:  what a node's kernel holds
 //! ExternalAccess     ("exa")  opens:  what lies outside the cluster, by network or by DNS name
@@ -19,6 +20,7 @@
 
 mod access;
 mod audit;
+mod baseline;
 mod conditions;
 mod crds;
 mod docs;
@@ -33,6 +35,10 @@ mod status;
 
 pub use access::{ServiceAccess, ServiceAccessSpec, TargetKind, TargetRef};
 pub use audit::{AuditNetworkPolicy, AuditNetworkPolicySpec};
+pub use baseline::{
+    BaselineNamespaces, Freedom, NEVER_COVERED, TroubledNamespace, ZeroTrustBaseline, ZeroTrustBaselineSpec,
+    ZeroTrustBaselineStatus,
+};
 pub use conditions::{ConditionStatus, ConditionType, Reason};
 pub use crds::generate;
 pub use docs::reference;
@@ -51,7 +57,8 @@ pub use openings::{
 pub use peer::{NamespacePeer, Peer};
 pub use port::{PodPort, ServicePortRef, TransportProtocol};
 pub use status::{
-    Coverage, ExternalAccessStatus, PolicyRecord, ResolvedName, ServiceAccessStatus, ZeroTrustNamespaceStatus,
+    AuditStatus, Coverage, ExternalAccessStatus, PolicyRecord, ResolvedName, ServiceAccessStatus,
+    ZeroTrustNamespaceStatus,
 };
 
 /// The API group of every Ringfence kind.

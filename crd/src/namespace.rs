@@ -36,7 +36,9 @@ use crate::{
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ZeroTrustNamespaceSpec {
-    /// What is done about traffic that is not allowed. `Enforce` denies it. Required, so that nobody is surprised.
+    /// What is done about traffic that is not allowed. `Enforce` denies it. `Audit` lets it pass and
+    /// reports it: the same policies are generated as AuditNetworkPolicies, which enforcers try out, and `status.audit` sums up
+    /// what they find. Required, so that nobody is surprised.
     pub mode: Mode,
 
     /// The directions in which every pod of the namespace is isolated: both, unless one is set to false.
@@ -70,6 +72,8 @@ pub struct ZeroTrustNamespaceSpec {
 pub enum Mode {
     /// It is denied.
     Enforce,
+    /// It passes, and is reported.
+    Audit,
 }
 
 impl Mode {
@@ -78,6 +82,7 @@ impl Mode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enforce => "Enforce",
+            Self::Audit => "Audit",
         }
     }
 }

@@ -1,9 +1,11 @@
 //! What the operator answers.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+
+use crate::{MOST_DROPS, TopDrop};
 
 /// What the operator has to say about a ZeroTrustNamespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -36,11 +38,44 @@ pub struct ZeroTrustNamespaceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_count: Option<i32>,
 
+    /// What would be denied; in mode `Audit` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditStatus>,
+
     /// The policies that Ringfence created in this namespace, by name and UID: only these does it ever change or delete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 5000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".to_owned()]))]
     pub policies: Vec<PolicyRecord>,
+}
+
+/// What the policies of a namespace would do, were they enforced, as its nodes' enforcers report.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuditStatus {
+    /// Nodes whose enforcers judge connections by these very policies, of all nodes that run pods of the namespace: `3/3`;
+    /// `Unknown` while no enforcer reports.
+    pub judged: String,
+
+    /// Pods that would be isolated in every direction asked for, of all pods that can be: `12/14`.
+    pub would_cover: String,
+
+    /// Since when every one of these nodes has judged by these policies; absent while one does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Time>,
+
+    /// Connections that would have been dropped or ended since then, as far as nodes still know. 0 for long enough is the sign
+    /// that `Enforce` is safe.
+    pub findings: i64,
+
+    /// When the last of them was seen; absent where there was none: nothing was found since `since`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_finding_time: Option<Time>,
+
+    /// Those seen most of late, with pod, peer and port: at most 10 entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MOST_DROPS))]
+    pub top_findings: Vec<TopDrop>,
 }
 
 /// What the operator has to say about a ServiceAccess.
@@ -149,7 +184,7 @@ pub struct PolicyRecord {
 
 /// Conditions, with the limits of the API convention and as a map by type, so that two writers never drop each
 /// other's.
-fn conditions_schema(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn conditions_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": 16,

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt};
+use ringfence_crd::AuditNetworkPolicy;
 use ringfence_policy::ObjectKey;
 use tokio::time::Instant;
 
@@ -23,7 +24,45 @@ use crate::ownership::difference;
 use crate::transition::{Cause, Step, Version};
 use crate::view::key;
 
-const KIND: &str = "NetworkPolicy";
+/// What generated policies are written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// NetworkPolicies.
+    Policy,
+    /// AuditNetworkPolicies: policies on trial.
+    Trial,
+}
+
+impl Kind {
+    /// The kind as the API spells it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Policy => "NetworkPolicy",
+            Self::Trial => "AuditNetworkPolicy",
+        }
+    }
+}
+
+/// What was written but not yet seen again, of both kinds.
+#[derive(Clone, Default)]
+pub struct Owed {
+    /// Of NetworkPolicies.
+    pub policies: Arc<Mutex<Expectations>>,
+    /// Of AuditNetworkPolicies.
+    pub trials: Arc<Mutex<Expectations>>,
+}
+
+impl Owed {
+    /// Of one kind.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> &Arc<Mutex<Expectations>> {
+        match kind {
+            Kind::Policy => &self.policies,
+            Kind::Trial => &self.trials,
+        }
+    }
+}
 
 /// Writes generated policies.
 #[derive(Clone)]
@@ -31,7 +70,7 @@ pub struct Applier {
     client: Client,
     fence: Fence,
     metrics: OperatorMetrics,
-    expectations: Arc<Mutex<Expectations>>,
+    owed: Owed,
 }
 
 /// What became of a plan.
@@ -56,28 +95,23 @@ pub struct Repair {
 
 impl Applier {
     /// An applier that writes while `fence` is open.
-    pub fn new(
-        client: Client,
-        fence: Fence,
-        metrics: OperatorMetrics,
-        expectations: Arc<Mutex<Expectations>>,
-    ) -> Self {
+    pub fn new(client: Client, fence: Fence, metrics: OperatorMetrics, owed: Owed) -> Self {
         Self {
             client,
             fence,
             metrics,
-            expectations,
+            owed,
         }
     }
 
-    /// Takes the steps in their order.
-    pub async fn execute(&self, namespace: &str, steps: Vec<Step>) -> Outcome {
-        let api = Api::<NetworkPolicy>::namespaced(self.client.clone(), namespace);
+    /// Takes the steps in their order, on objects of this kind.
+    pub async fn execute(&self, kind: Kind, namespace: &str, steps: Vec<Step>) -> Outcome {
+        let door = Door::new(kind, &self.client, namespace);
         let mut outcome = Outcome::default();
         for step in steps {
             let (target, cause) = (target(&step), cause(&step).clone());
-            match self.take(&api, step, &outcome).await {
-                Ok(answer) => self.took(&target, &cause, answer, &mut outcome),
+            match self.take(&door, step, &outcome).await {
+                Ok(answer) => self.took(kind, &target, &cause, answer, &mut outcome),
                 Err(error) => outcome.failure = Some((target, error)),
             }
             if outcome.failure.is_some() {
@@ -87,8 +121,8 @@ impl Applier {
         outcome
     }
 
-    async fn take(&self, api: &Api<NetworkPolicy>, step: Step, sofar: &Outcome) -> Result<Answer, Error> {
-        let what = describe(&step);
+    async fn take(&self, door: &Door, step: Step, sofar: &Outcome) -> Result<Answer, Error> {
+        let what = describe(door.kind(), &step);
         if !self.fence.is_open() {
             return Err(Error::NotLeading { what });
         }
@@ -98,7 +132,7 @@ impl Applier {
         };
         match step {
             Step::Create { policy, .. } => {
-                let answer = api
+                let answer = door
                     .create(&params, &policy)
                     .await
                     .map_err(|error| Error::api(&what, &error))?;
@@ -110,9 +144,8 @@ impl Applier {
                 let (uid, resource_version) = identity(&version, &key(policy.as_ref()), sofar, &what)?;
                 policy.metadata.uid = Some(uid);
                 policy.metadata.resource_version = Some(resource_version);
-                let name = policy.name_any();
-                let answer = api
-                    .replace(&name, &params, &policy)
+                let answer = door
+                    .replace(&params, &policy)
                     .await
                     .map_err(|error| Error::api(&what, &error))?;
                 Ok(Answer::written(Verb::Replace, answer, &policy))
@@ -127,8 +160,8 @@ impl Applier {
                     preconditions,
                     ..DeleteParams::background()
                 };
-                match api.delete(&key.name, &params).await {
-                    Ok(_) => Ok(Answer::Deleted {
+                match door.delete(&key.name, &params).await {
+                    Ok(()) => Ok(Answer::Deleted {
                         uid,
                         verb: Some(Verb::Delete),
                     }),
@@ -142,12 +175,12 @@ impl Applier {
     }
 
     /// Notes a step that was taken.
-    fn took(&self, target: &ObjectKey, cause: &Cause, answer: Answer, outcome: &mut Outcome) {
+    fn took(&self, kind: Kind, target: &ObjectKey, cause: &Cause, answer: Answer, outcome: &mut Outcome) {
         let expected = match answer {
             Answer::Deleted { uid, verb } => {
                 if let Some(verb) = verb {
-                    self.metrics.wrote(KIND, verb);
-                    tracing::info!(policy = %target, ?cause, "deleted");
+                    self.metrics.wrote(kind.as_str(), verb);
+                    tracing::info!(kind = kind.as_str(), policy = %target, ?cause, "deleted");
                 }
                 outcome.answers.insert(target.name.clone(), None);
                 Expected::Deleted { uid }
@@ -157,11 +190,11 @@ impl Applier {
                 policy,
                 altered,
             } => {
-                self.metrics.wrote(KIND, verb);
-                tracing::info!(policy = %target, ?cause, ?verb, "written");
+                self.metrics.wrote(kind.as_str(), verb);
+                tracing::info!(kind = kind.as_str(), policy = %target, ?cause, ?verb, "written");
                 self.note_repair(cause, &policy, outcome);
                 if let Some(field) = altered {
-                    let what = format!("write {KIND} {target}");
+                    let what = format!("write {} {target}", kind.as_str());
                     outcome.failure = Some((target.clone(), Error::Altered { what, field }));
                 }
                 let resource_version = policy.resource_version().unwrap_or_default();
@@ -169,7 +202,7 @@ impl Applier {
                 Expected::Written { resource_version }
             }
         };
-        let mut expectations = self.expectations.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut expectations = self.owed.of(kind).lock().unwrap_or_else(PoisonError::into_inner);
         expectations.expect(&target.namespace, &target.name, expected, Instant::now());
     }
 
@@ -184,6 +217,56 @@ impl Applier {
             policy: policy.clone(),
             field,
         });
+    }
+}
+
+/// The API of one kind in one namespace, with policies of either kind as NetworkPolicies.
+enum Door {
+    Policies(Api<NetworkPolicy>),
+    Trials(Api<AuditNetworkPolicy>),
+}
+
+impl Door {
+    fn new(kind: Kind, client: &Client, namespace: &str) -> Self {
+        match kind {
+            Kind::Policy => Self::Policies(Api::namespaced(client.clone(), namespace)),
+            Kind::Trial => Self::Trials(Api::namespaced(client.clone(), namespace)),
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Policies(_) => Kind::Policy,
+            Self::Trials(_) => Kind::Trial,
+        }
+    }
+
+    async fn create(&self, params: &PostParams, policy: &NetworkPolicy) -> kube::Result<NetworkPolicy> {
+        match self {
+            Self::Policies(api) => api.create(params, policy).await,
+            Self::Trials(api) => {
+                let answer = api.create(params, &policy.clone().into()).await;
+                answer.map(|answer| answer.as_policy())
+            }
+        }
+    }
+
+    async fn replace(&self, params: &PostParams, policy: &NetworkPolicy) -> kube::Result<NetworkPolicy> {
+        let name = policy.name_any();
+        match self {
+            Self::Policies(api) => api.replace(&name, params, policy).await,
+            Self::Trials(api) => {
+                let answer = api.replace(&name, params, &policy.clone().into()).await;
+                answer.map(|answer| answer.as_policy())
+            }
+        }
+    }
+
+    async fn delete(&self, name: &str, params: &DeleteParams) -> kube::Result<()> {
+        match self {
+            Self::Policies(api) => api.delete(name, params).await.map(|_| ()),
+            Self::Trials(api) => api.delete(name, params).await.map(|_| ()),
+        }
     }
 }
 
@@ -252,11 +335,11 @@ fn cause(step: &Step) -> &Cause {
     }
 }
 
-fn describe(step: &Step) -> String {
+fn describe(kind: Kind, step: &Step) -> String {
     let verb = match step {
         Step::Create { .. } => "create",
         Step::Replace { .. } => "replace",
         Step::Delete { .. } => "delete",
     };
-    format!("{verb} {KIND} {}", target(step))
+    format!("{verb} {} {}", kind.as_str(), target(step))
 }

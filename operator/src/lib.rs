@@ -19,6 +19,7 @@ pub mod accounts;
 pub mod callbacks;
 pub mod foreign;
 pub mod generate;
+mod governance;
 pub mod names;
 pub mod ownership;
 pub mod status;

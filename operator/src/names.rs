@@ -124,6 +124,8 @@ pub enum OriginKind {
     ServiceAccess,
     /// An ExternalAccess.
     ExternalAccess,
+    /// The ZeroTrustBaseline.
+    ZeroTrustBaseline,
 }
 
 impl OriginKind {
@@ -134,6 +136,7 @@ impl OriginKind {
             Self::ZeroTrustNamespace => "ZeroTrustNamespace",
             Self::ServiceAccess => "ServiceAccess",
             Self::ExternalAccess => "ExternalAccess",
+            Self::ZeroTrustBaseline => "ZeroTrustBaseline",
         }
     }
 }
@@ -159,6 +162,7 @@ impl Origin {
             OriginKind::ZeroTrustNamespace,
             OriginKind::ServiceAccess,
             OriginKind::ExternalAccess,
+            OriginKind::ZeroTrustBaseline,
         ];
         Some(Self {
             kind: kinds.into_iter().find(|known| known.as_str() == kind)?,

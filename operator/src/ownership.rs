@@ -20,7 +20,7 @@ pub struct Ledger {
     pub recorded: BTreeSet<String>,
     /// Names of policies on record.
     pub recorded_names: BTreeSet<String>,
-    /// UIDs of the resources in this namespace that can own generated policies.
+    /// UIDs of the resources that can own generated policies of this namespace: those in it, and the ZeroTrustBaseline.
     pub owners: BTreeSet<String>,
     /// UID of the cluster-scoped owner, see [`ClusterView::anchor`].
     pub anchor: Option<String>,
@@ -30,7 +30,7 @@ impl Ledger {
     /// The ledger of a namespace.
     #[must_use]
     pub fn of(view: &ClusterView, namespace: &str) -> Self {
-        let zero_trust = view.zero_trust.get(namespace);
+        let zero_trust = view.written.get(namespace);
         let records = zero_trust
             .and_then(|resource| resource.status.as_ref())
             .map(|status| status.policies.as_slice())
@@ -46,6 +46,7 @@ impl Ledger {
             owners: zero_trust
                 .and_then(|resource| resource.uid())
                 .into_iter()
+                .chain(view.baseline.as_ref().and_then(|baseline| baseline.uid()))
                 .chain(accesses.filter_map(|(_, access)| access.uid()))
                 .chain(externals.filter_map(|(_, external)| external.uid()))
                 .collect(),

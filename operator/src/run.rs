@@ -90,7 +90,8 @@ impl Operator {
     /// When the address is taken, or work does not end in time after the Lease was lost.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let metrics = OperatorMetrics::default();
-        let (stores, feeds) = stores();
+        let (mut stores, feeds) = stores();
+        stores.reserved = Arc::new([self.lease.0.clone()].into());
         let queue = Arc::new(Queue::new(Backoff::default()));
         let names = Arc::new(Names::new(self.resolver.clone(), self.dns));
         let triggers = Arc::new(Triggers::new(

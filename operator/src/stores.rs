@@ -1,13 +1,13 @@
 //! What is watched: the caches every decision is made from.
 
+mod sink;
 mod trim;
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 
-use futures::StreamExt;
 use futures::future::{BoxFuture, try_join_all};
 use k8s_openapi::api::admissionregistration::v1::{
     ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding,
@@ -16,18 +16,23 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::PartialObjectMeta;
-use kube::runtime::reflector::{self, Lookup, ObjectRef, Store, store::Writer};
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::reflector::{self, Lookup, Store, store::Writer};
+use kube::runtime::watcher;
 use kube::{Api, Client, Resource, ResourceExt};
-use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{
+    AuditNetworkPolicy, ExternalAccess, ServiceAccess, ZeroTrustBaseline, ZeroTrustNamespace,
+};
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, watch_message};
+use crate::error::Error;
 use crate::metrics::OperatorMetrics;
 use crate::reports::Reports;
-use crate::sources::{Readiness, SourceFeeds, Sources, kind_names, sources};
-use crate::triggers::{Change, Triggers};
+use crate::sources::{Readiness, SourceFeeds, Sources, sources};
+use crate::triggers::Triggers;
 use trim::trim_pod;
+
+pub use sink::Versions;
+pub(crate) use sink::{Sink, watch_failed};
 
 /// The name of the CustomResourceDefinition of ZeroTrustNamespaces.
 pub const ZERO_TRUST_DEFINITION: &str = "zerotrustnamespaces.ringfence.dev";
@@ -50,8 +55,12 @@ pub struct Stores {
     pub services: Store<Service>,
     /// NetworkPolicies of any origin, whole.
     pub policies: Store<NetworkPolicy>,
+    /// AuditNetworkPolicies of any origin, whole.
+    pub trials: Store<AuditNetworkPolicy>,
     /// ZeroTrustNamespaces.
     pub zero_trust: Store<ZeroTrustNamespace>,
+    /// ZeroTrustBaselines: one counts.
+    pub baselines: Store<ZeroTrustBaseline>,
     /// ServiceAccesses.
     pub accesses: Store<ServiceAccess>,
     /// ExternalAccesses.
@@ -72,6 +81,8 @@ pub struct Stores {
     pub reports: Reports,
     /// What openings are derived from.
     pub sources: Sources,
+    /// Ringfence's own namespaces, which no ZeroTrustBaseline covers.
+    pub reserved: Arc<BTreeSet<String>>,
 }
 
 /// The writing ends of [`Stores`], to be run by [`Feeds::run`].
@@ -80,7 +91,9 @@ pub struct Feeds {
     pods: Writer<Pod>,
     services: Writer<Service>,
     policies: Writer<NetworkPolicy>,
+    trials: Writer<AuditNetworkPolicy>,
     zero_trust: Writer<ZeroTrustNamespace>,
+    baselines: Writer<ZeroTrustBaseline>,
     accesses: Writer<ServiceAccess>,
     externals: Writer<ExternalAccess>,
     service_cidrs: Writer<ServiceCIDR>,
@@ -98,7 +111,9 @@ pub fn stores() -> (Stores, Feeds) {
     let (pods, feed_pods) = reflector::store();
     let (services, feed_services) = reflector::store();
     let (policies, feed_policies) = reflector::store();
+    let (trials, feed_trials) = reflector::store();
     let (zero_trust, feed_zero_trust) = reflector::store();
+    let (baselines, feed_baselines) = reflector::store();
     let (accesses, feed_accesses) = reflector::store();
     let (externals, feed_externals) = reflector::store();
     let (service_cidrs, feed_service_cidrs) = reflector::store();
@@ -113,7 +128,9 @@ pub fn stores() -> (Stores, Feeds) {
         pods,
         services,
         policies,
+        trials,
         zero_trust,
+        baselines,
         accesses,
         externals,
         service_cidrs,
@@ -124,13 +141,16 @@ pub fn stores() -> (Stores, Feeds) {
         admission_bindings,
         reports: Reports::default(),
         sources,
+        reserved: Arc::default(),
     };
     let feeds = Feeds {
         namespaces: feed_namespaces,
         pods: feed_pods,
         services: feed_services,
         policies: feed_policies,
+        trials: feed_trials,
         zero_trust: feed_zero_trust,
+        baselines: feed_baselines,
         accesses: feed_accesses,
         externals: feed_externals,
         service_cidrs: feed_service_cidrs,
@@ -145,6 +165,14 @@ pub fn stores() -> (Stores, Feeds) {
 }
 
 impl Stores {
+    /// The ZeroTrustBaseline, if there is one and it is not being deleted.
+    #[must_use]
+    pub fn baseline_in_force(&self) -> Option<Arc<ZeroTrustBaseline>> {
+        self.baselines.find(|baseline| {
+            baseline.name_any() == ringfence_crd::SINGLETON && baseline.metadata.deletion_timestamp.is_none()
+        })
+    }
+
     /// Waits until every cache has had its first list. `waiting` is told, whenever it changes, for which one.
     ///
     /// # Errors
@@ -177,6 +205,8 @@ impl Stores {
                 ready(&self.admission_bindings),
             ),
             ("ZeroTrustNamespace", ready(&self.zero_trust)),
+            ("ZeroTrustBaseline", ready(&self.baselines)),
+            ("AuditNetworkPolicy", ready(&self.trials)),
             ("ServiceAccess", ready(&self.accesses)),
             ("ExternalAccess", ready(&self.externals)),
             ("ServiceCIDR", ready(&self.service_cidrs)),
@@ -221,7 +251,7 @@ impl Feeds {
         triggers: Arc<Triggers>,
         metrics: OperatorMetrics,
     ) -> Result<(), Error> {
-        let sink = Sink { triggers, metrics };
+        let sink = Sink::new(triggers, metrics);
         let watch_definition = |name| watcher(Api::<Definition>::all(client.clone()), named(name));
         let mut feeds: Vec<BoxFuture<'_, Result<(), Error>>> = vec![
             Box::pin(sink.feed(
@@ -242,6 +272,8 @@ impl Feeds {
             Box::pin(sink.feed(every(&client), self.namespaces, forget_managers)),
             // Ownership is judged by who manages a policy, so here the managers stay.
             Box::pin(sink.feed(every(&client), self.policies, keep)),
+            Box::pin(sink.feed(every(&client), self.trials, keep)),
+            Box::pin(sink.feed(every(&client), self.baselines, forget_managers)),
             Box::pin(sink.feed(every(&client), self.services, forget_managers)),
             Box::pin(sink.feed(part_of_ringfence(&client), self.admission, forget_managers)),
             Box::pin(sink.feed(
@@ -282,130 +314,6 @@ pub(crate) fn named(name: &str) -> watcher::Config {
     watcher::Config::default().fields(&format!("metadata.name={name}"))
 }
 
-/// Tells and counts that a watch failed and is started again.
-pub(crate) fn watch_failed<K: Resource<DynamicType = ()>>(metrics: &OperatorMetrics, error: &watcher::Error) {
-    let kind = K::kind(&()).into_owned();
-    let cause = watch_message(error);
-    tracing::warn!(kind, cause, "a watch failed and is started again");
-    metrics.watch_failed(kind_name(&kind));
-}
-
-/// Where changes go.
-pub(crate) struct Sink {
-    triggers: Arc<Triggers>,
-    metrics: OperatorMetrics,
-}
-
-impl Sink {
-    /// Fills a cache from a watch, and tells of every change.
-    pub(crate) async fn feed<K>(
-        &self,
-        events: impl futures::Stream<Item = watcher::Result<watcher::Event<K>>> + Send,
-        mut writer: Writer<K>,
-        trim: fn(&mut K),
-    ) -> Result<(), Error>
-    where
-        K: Lookup + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-        <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
-        Change: From<Versions<K>>,
-    {
-        let store = writer.as_reader();
-        let mut events = pin!(events.default_backoff());
-        while let Some(event) = events.next().await {
-            let event = match event {
-                Ok(event) => event.modify(trim),
-                Err(error) => {
-                    self.failed::<K>(&error);
-                    continue;
-                }
-            };
-            let change = self.step(&mut writer, &store, &event);
-            if let Some(change) = change {
-                self.changed(&change);
-            }
-        }
-        Err(Error::Ended("a watch"))
-    }
-
-    /// Tells of a change.
-    pub(crate) fn changed(&self, change: &Change) {
-        self.triggers.changed(change);
-    }
-
-    /// Tells of a watch that failed and is started again.
-    pub(crate) fn failed<K: Resource<DynamicType = ()>>(&self, error: &watcher::Error) {
-        watch_failed::<K>(&self.metrics, error);
-    }
-
-    /// Enters an event into the cache. What it changes there, if that is known object by object.
-    pub(crate) fn step<K>(
-        &self,
-        writer: &mut Writer<K>,
-        store: &Store<K>,
-        event: &watcher::Event<K>,
-    ) -> Option<Change>
-    where
-        K: Lookup + Clone + 'static,
-        <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
-        Change: From<Versions<K>>,
-    {
-        let key = match event {
-            watcher::Event::Apply(object) | watcher::Event::Delete(object) => ObjectRef::from_obj(object),
-            watcher::Event::InitDone => {
-                writer.apply_watcher_event(event);
-                // What went away while the watch was broken is not told: look at everything again.
-                return Some(Change::Relisted);
-            }
-            watcher::Event::Init | watcher::Event::InitApply(_) => {
-                writer.apply_watcher_event(event);
-                return None;
-            }
-        };
-        let old = store.get(&key);
-        writer.apply_watcher_event(event);
-        Some(
-            Versions {
-                old,
-                new: store.get(&key),
-            }
-            .into(),
-        )
-    }
-}
-
-/// An object before and after a change. `None` where there is none.
-#[derive(Clone, Debug)]
-pub struct Versions<K> {
-    /// Before.
-    pub old: Option<Arc<K>>,
-    /// After.
-    pub new: Option<Arc<K>>,
-}
-
-/// A kind's name, for labels that live as long as the program.
-fn kind_name(kind: &str) -> &'static str {
-    const KINDS: [&str; 13] = [
-        "CustomResourceDefinition",
-        "ExternalAccess",
-        "Lease",
-        "Namespace",
-        "NetworkPolicy",
-        "NodeEnforcement",
-        "Pod",
-        "Service",
-        "ServiceAccess",
-        "ServiceCIDR",
-        "ValidatingAdmissionPolicy",
-        "ValidatingAdmissionPolicyBinding",
-        "ZeroTrustNamespace",
-    ];
-    KINDS
-        .into_iter()
-        .chain(kind_names())
-        .find(|name| *name == kind)
-        .unwrap_or("other")
-}
-
 fn keep<K>(_: &mut K) {}
 
 pub(crate) fn forget_managers<K: Resource>(object: &mut K) {
@@ -421,8 +329,28 @@ pub fn list_policies(
     client: &Client,
     namespace: &str,
 ) -> impl Future<Output = Result<Vec<NetworkPolicy>, Error>> + use<> {
-    let api = Api::<NetworkPolicy>::namespaced(client.clone(), namespace);
-    let what = format!("list NetworkPolicies of namespace {namespace}");
+    list_in(client, namespace)
+}
+
+/// Asks the API server itself for the policies on trial of one namespace, as the NetworkPolicies that they stand for.
+///
+/// # Errors
+///
+/// When it does not answer.
+pub async fn list_trials(client: &Client, namespace: &str) -> Result<Vec<NetworkPolicy>, Error> {
+    let list: Vec<AuditNetworkPolicy> = list_in(client, namespace).await?;
+    Ok(list.iter().map(AuditNetworkPolicy::as_policy).collect())
+}
+
+fn list_in<K>(client: &Client, namespace: &str) -> impl Future<Output = Result<Vec<K>, Error>> + use<K>
+where
+    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned,
+{
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let what = format!("list {} objects of namespace {namespace}", K::kind(&()));
     async move {
         let list = api.list(&kube::api::ListParams::default()).await;
         list.map(|list| list.items)

@@ -3,8 +3,8 @@
 //! Deleting Ringfence's own objects does not need this: the garbage collector takes the policies away. It is for opening
 //! namespaces *in order* while keeping what users wrote, and for clusters whose operator is gone for good.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -13,23 +13,24 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ListParams;
 use kube::{Api, Client};
-use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{
+    AuditNetworkPolicy, ExternalAccess, ServiceAccess, ZeroTrustBaseline, ZeroTrustNamespace,
+};
 use ringfence_telemetry::api_requests::ApiRequests;
 use ringfence_telemetry::client::{Limits, connect};
 use ringfence_telemetry::shutdown;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::Applier;
+use crate::apply::{Applier, Kind, Owed};
 use crate::args::UninstallArgs;
 use crate::controller::{anchor_of, enter};
 use crate::error::{Error, Refusal};
-use crate::expectations::Expectations;
 use crate::generate::Generated;
 use crate::leader::{Election, Timing};
 use crate::metrics::OperatorMetrics;
 use crate::stores::{Definition, ZERO_TRUST_DEFINITION};
-use crate::transition::plan;
+use crate::transition::{plan, plan_trials};
 use crate::view::ClusterView;
 
 /// How often a namespace that changes under our hands is planned anew.
@@ -84,11 +85,11 @@ pub async fn uninstall(
     client: &Client,
     fence: crate::leader::Fence,
 ) -> Result<BTreeMap<String, usize>, Error> {
-    let expectations = Arc::new(Mutex::new(Expectations::default()));
-    let applier = Applier::new(client.clone(), fence, OperatorMetrics::default(), expectations);
+    let applier = Applier::new(client.clone(), fence, OperatorMetrics::default(), Owed::default());
     let (mut opened, mut failure) = (BTreeMap::new(), None);
     let view = read(client).await?;
-    for namespace in view.policies.keys() {
+    let namespaces: BTreeSet<&String> = view.policies.keys().chain(view.trials.keys()).collect();
+    for namespace in namespaces {
         match open(client, &applier, &view, namespace).await {
             Ok(0) => {}
             Ok(deleted) => {
@@ -111,16 +112,21 @@ async fn open(
     namespace: &str,
 ) -> Result<usize, Error> {
     let mut view = view.clone();
-    let mut deleted = 0;
+    let trials = plan_trials(&view, namespace, &Generated::default()).last;
+    let outcome = applier.execute(Kind::Trial, namespace, trials).await;
+    let mut deleted = outcome.answers.len();
+    if let Some((_, error)) = outcome.failure {
+        return Err(error);
+    }
     for attempt in 1.. {
         // Without generated policies the plan is the way to an open namespace.
         let steps = plan(&view, namespace, &Generated::default()).steps;
         if steps.is_empty() {
             break;
         }
-        let outcome = applier.execute(namespace, steps).await;
+        let outcome = applier.execute(Kind::Policy, namespace, steps).await;
         deleted += outcome.answers.values().filter(|answer| answer.is_none()).count();
-        enter(&mut view, namespace, &outcome.answers);
+        enter(&mut view.policies, namespace, &outcome.answers);
         match outcome.failure {
             None => {}
             Some((_, error)) if error.is_conflict() && attempt < ATTEMPTS => {
@@ -135,7 +141,7 @@ async fn open(
     Ok(deleted)
 }
 
-/// Reads what plans depend on. Every ZeroTrustNamespace is taken to be on its way out.
+/// Reads what plans depend on. Every ZeroTrustNamespace, and the ZeroTrustBaseline, is taken to be on its way out.
 async fn read(client: &Client) -> Result<ClusterView, Error> {
     let mut view = ClusterView::default();
     let definitions = Api::<Definition>::all(client.clone());
@@ -157,6 +163,18 @@ async fn read(client: &Client) -> Result<ClusterView, Error> {
         .await?
         .into_iter()
         .for_each(|object| view.insert_policy(object));
+    list::<AuditNetworkPolicy>(client)
+        .await?
+        .into_iter()
+        .for_each(|object| view.insert_trial(Arc::new(object.as_policy())));
+    for baseline in list::<ZeroTrustBaseline>(client).await? {
+        let mut leaving = baseline.as_ref().clone();
+        leaving
+            .metadata
+            .deletion_timestamp
+            .get_or_insert(Time(Timestamp::now()));
+        view.insert_baseline(Arc::new(leaving));
+    }
     list::<k8s_openapi::api::core::v1::Pod>(client)
         .await?
         .into_iter()

@@ -10,12 +10,16 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
-use ringfence_crd::{DefaultDeny, ExternalAccess, ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{
+    DefaultDeny, ExternalAccess, Freedom, Mode, ServiceAccess, ZeroTrustBaseline, ZeroTrustNamespace,
+};
 use ringfence_policy::{Labels, ObjectKey};
 
 use crate::callbacks::Callback;
 use crate::dns::{Inside, Resolution};
 use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor};
+use crate::governance::{govern, selects};
+use crate::names::{Origin, OriginKind};
 use crate::reports::NodeReports;
 
 /// A snapshot of everything a decision depends on. The objects are shared with the caches they come from.
@@ -45,8 +49,19 @@ pub struct ClusterView {
     /// metrics ports are found by annotations, the scrapers' policies depend on those of the scraped namespaces, too; and peers
     /// that are ServiceAccounts are looked for in all namespaces.
     pub pods: BTreeMap<String, Vec<Arc<Pod>>>,
-    /// ZeroTrustNamespaces, by namespace: there is one per namespace at most, named `default`.
+    /// What holds, by namespace: the ZeroTrustNamespaces that users wrote, and, after [`ClusterView::govern`], what the
+    /// ZeroTrustBaseline makes of them and of namespaces that have none.
     pub zero_trust: BTreeMap<String, Arc<ZeroTrustNamespace>>,
+    /// ZeroTrustNamespaces as users wrote them, by namespace: there is one per namespace at most, named `default`.
+    pub written: BTreeMap<String, Arc<ZeroTrustNamespace>>,
+    /// The ZeroTrustBaseline, where there is one.
+    pub baseline: Option<Arc<ZeroTrustBaseline>>,
+    /// Namespaces that no ZeroTrustBaseline covers: Ringfence's own.
+    pub reserved: BTreeSet<String>,
+    /// Namespaces that go by the ZeroTrustBaseline alone.
+    pub by_baseline: BTreeSet<String>,
+    /// What ZeroTrustNamespaces ask for and the ZeroTrustBaseline does not permit, by namespace.
+    pub overruled: BTreeMap<String, Vec<Freedom>>,
     /// Every ServiceAccess.
     pub accesses: BTreeMap<ObjectKey, Arc<ServiceAccess>>,
     /// Every ExternalAccess.
@@ -58,6 +73,8 @@ pub struct ClusterView {
     /// NetworkPolicies of any origin, by namespace. Coverage, transitions and status read those of the namespaces they
     /// are about.
     pub policies: BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+    /// AuditNetworkPolicies of any origin, by namespace, as the NetworkPolicies that they stand for. Read like `policies`.
+    pub trials: BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
     /// Whether the cluster refuses pods that are stamped as another ServiceAccount than they run as, see
     /// [`crate::accounts`].
     pub stamps_protected: bool,
@@ -127,9 +144,69 @@ impl ClusterView {
     /// Puts a ZeroTrustNamespace in. One with another name than the only one allowed has no effect and is left out.
     pub fn insert_zero_trust(&mut self, resource: Arc<ZeroTrustNamespace>) {
         if resource.name_any() == ringfence_crd::SINGLETON {
-            self.zero_trust
-                .insert(resource.namespace().unwrap_or_default(), resource);
+            let namespace = resource.namespace().unwrap_or_default();
+            self.written.insert(namespace.clone(), Arc::clone(&resource));
+            self.zero_trust.insert(namespace, resource);
         }
+    }
+
+    /// Puts the ZeroTrustBaseline in. One with another name than the only one allowed has no effect and is left out.
+    pub fn insert_baseline(&mut self, baseline: Arc<ZeroTrustBaseline>) {
+        if baseline.name_any() == ringfence_crd::SINGLETON {
+            self.baseline = Some(baseline);
+        }
+    }
+
+    /// Works out what holds in each namespace. To be called when all namespaces and everything users wrote are in.
+    pub fn govern(&mut self) {
+        let Some(baseline) = self.baseline_in_force().cloned() else {
+            return;
+        };
+        let names = self.namespaces.keys();
+        let labelled = names.filter_map(|name| Some((name, self.namespace_labels(name)?)));
+        let governed = govern(&baseline, &self.written, labelled, &self.reserved);
+        self.zero_trust = governed.zero_trust;
+        self.by_baseline = governed.by_baseline;
+        self.overruled = governed.overruled;
+    }
+
+    /// The ZeroTrustBaseline, if it is not being deleted.
+    #[must_use]
+    pub fn baseline_in_force(&self) -> Option<&Arc<ZeroTrustBaseline>> {
+        self.baseline
+            .as_ref()
+            .filter(|baseline| baseline.metadata.deletion_timestamp.is_none())
+    }
+
+    /// Whether the ZeroTrustBaseline covers a namespace, unless that has a ZeroTrustNamespace of its own.
+    #[must_use]
+    pub fn is_selected(&self, namespace: &str) -> bool {
+        let labels = self.namespace_labels(namespace);
+        labels
+            .zip(self.baseline_in_force())
+            .is_some_and(|(labels, baseline)| selects(baseline, namespace, &labels, &self.reserved))
+    }
+
+    /// What policies that come from this ZeroTrustNamespace name as their origin: itself, or the ZeroTrustBaseline in whose
+    /// place it stands.
+    #[must_use]
+    pub fn origin(&self, resource: &ZeroTrustNamespace) -> Origin {
+        let own = Origin::from(resource);
+        if !self.by_baseline.contains(&own.key.namespace) {
+            return own;
+        }
+        Origin {
+            kind: OriginKind::ZeroTrustBaseline,
+            key: ObjectKey::new("", ringfence_crd::SINGLETON),
+            ..own
+        }
+    }
+
+    /// Whether what a namespace does not allow is only reported there.
+    #[must_use]
+    pub fn is_audited(&self, namespace: &str) -> bool {
+        self.effective(namespace)
+            .is_some_and(|resource| resource.spec.mode == Mode::Audit)
     }
 
     /// Puts a ServiceAccess in, in place of one of the same name.
@@ -150,6 +227,14 @@ impl ClusterView {
             .push(policy);
     }
 
+    /// Adds an AuditNetworkPolicy, as the NetworkPolicy that it stands for.
+    pub fn insert_trial(&mut self, policy: Arc<NetworkPolicy>) {
+        self.trials
+            .entry(policy.namespace().unwrap_or_default())
+            .or_default()
+            .push(policy);
+    }
+
     /// The labels of a namespace, with the name label that the API server adds to every one. None if there is no such
     /// namespace.
     #[must_use]
@@ -159,7 +244,8 @@ impl ClusterView {
         Some(labels)
     }
 
-    /// The ZeroTrustNamespace that is in force in a namespace: it exists and is not being deleted.
+    /// The ZeroTrustNamespace that is in force in a namespace, its own or the ZeroTrustBaseline's: it exists and is not being
+    /// deleted.
     #[must_use]
     pub fn effective(&self, namespace: &str) -> Option<&Arc<ZeroTrustNamespace>> {
         self.zero_trust

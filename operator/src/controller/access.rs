@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 use ringfence_policy::ObjectKey;
 use tokio::time::Instant;
 
@@ -37,6 +37,10 @@ impl Controller {
                 || grant_of(policy).as_ref() == Some(&key)
                 || generated.contains(&key_of(policy))
         });
+        snapshot::add_trials(&mut view, &self.stores, |policy| {
+            policy.metadata.namespace.as_deref() == Some(&access.namespace)
+                || generated.contains(&key_of(policy))
+        });
         let failures = self.failures_among(&generated);
         let input = AccessInput {
             view: &view,
@@ -48,6 +52,7 @@ impl Controller {
         let status = access_status(&input);
         let before = resource.status.as_ref();
         self.publish(
+            Api::namespaced(self.client.clone(), &access.namespace),
             resource.as_ref(),
             before,
             &status,

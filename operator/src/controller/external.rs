@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
+use kube::{Api, ResourceExt};
 use ringfence_policy::ObjectKey;
 use tokio::time::Instant;
 
@@ -42,6 +42,7 @@ impl Controller {
         });
         let before = resource.status.as_ref();
         self.publish(
+            Api::namespaced(self.client.clone(), &external.namespace),
             resource.as_ref(),
             before,
             &status,

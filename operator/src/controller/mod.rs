@@ -21,6 +21,7 @@
 //! everything goes at once, so does the definition, and the collector removes the rest without anybody's help.
 
 mod access;
+mod baseline;
 mod external;
 mod namespace;
 mod settle;
@@ -38,16 +39,16 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::Applier;
+use crate::apply::{Applier, Owed};
 use crate::dns::Names;
 use crate::error::Error;
 use crate::events::Events;
-use crate::expectations::{Expectations, Versions};
+use crate::expectations::Versions;
 use crate::generate::GeneratorConfig;
 use crate::leader::Fence;
 use crate::metrics::OperatorMetrics;
 use crate::queue::{Done, Queue};
-use crate::status::WriteFailure;
+use crate::status::{Summary, WriteFailure};
 use crate::stores::Stores;
 use crate::triggers::Key;
 
@@ -67,11 +68,13 @@ pub struct Controller {
     fence: Fence,
     events: Events,
     metrics: OperatorMetrics,
-    expectations: Arc<Mutex<Expectations>>,
+    owed: Owed,
     versions: Mutex<Versions<Key>>,
     newcomers: Mutex<settle::Newcomers>,
     /// Writes that the API server refuses, by namespace, until they succeed.
     failures: Mutex<BTreeMap<String, WriteFailure>>,
+    /// What there is to say of namespaces that go by the ZeroTrustBaseline alone.
+    summaries: Mutex<BTreeMap<String, Summary>>,
 }
 
 /// What a controller is made of.
@@ -107,13 +110,8 @@ impl Controller {
             events,
             metrics,
         } = parts;
-        let expectations = Arc::new(Mutex::new(Expectations::default()));
-        let applier = Applier::new(
-            client.clone(),
-            fence.clone(),
-            metrics.clone(),
-            expectations.clone(),
-        );
+        let owed = Owed::default();
+        let applier = Applier::new(client.clone(), fence.clone(), metrics.clone(), owed.clone());
         Arc::new(Self {
             client,
             stores,
@@ -124,10 +122,11 @@ impl Controller {
             fence,
             events,
             metrics,
-            expectations,
+            owed,
             versions: Mutex::default(),
             newcomers: Mutex::default(),
             failures: Mutex::default(),
+            summaries: Mutex::default(),
         })
     }
 
@@ -169,12 +168,14 @@ impl Controller {
                 Key::Namespace(name) => self.namespace(name).await,
                 Key::Access(access) => self.access(access).await,
                 Key::External(external) => self.external(external).await,
+                Key::Baseline => self.baseline().await,
             }
         };
         let (controller, what) = match key {
             Key::Namespace(name) => ("namespace", format!("namespace {name}")),
             Key::Access(access) => ("access", format!("ServiceAccess {access}")),
             Key::External(external) => ("external", format!("ExternalAccess {external}")),
+            Key::Baseline => ("baseline", "the ZeroTrustBaseline".to_owned()),
         };
         let result = AssertUnwindSafe(work).catch_unwind().await;
         let result = result.unwrap_or_else(|_| Err(Error::Panicked { what: what.clone() }));

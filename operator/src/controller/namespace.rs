@@ -1,6 +1,8 @@
 //! A namespace's turn: its generated policies, then its ZeroTrustNamespace's status.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::jiff::Timestamp;
@@ -9,17 +11,20 @@ use ringfence_crd::ZeroTrustNamespace;
 use tokio::time::Instant;
 
 use super::{Controller, LAG, lock, snapshot};
-use crate::apply::{Outcome, Repair};
+use crate::apply::{Kind, Outcome, Repair};
 use crate::error::Error;
 use crate::events::{Notice, REPAIRED};
 use crate::expectations::Freshness;
 use crate::generate::{Generated, generate};
 use crate::queue::Done;
-use crate::status::{NamespaceInput, WriteFailure, namespace_status};
-use crate::stores::list_policies;
-use crate::transition::{Cause, Step, plan};
+use crate::status::{NamespaceInput, WriteFailure, namespace_status, namespace_summary};
+use crate::stores::{list_policies, list_trials};
+use crate::transition::{Cause, Step, TrialPlan, plan, plan_trials};
 use crate::triggers::Key;
 use crate::view::ClusterView;
+
+/// The pause before the ZeroTrustBaseline's status follows its namespaces: they change together.
+const SUMMED: Duration = Duration::from_millis(300);
 
 impl Controller {
     pub(super) async fn namespace(&self, namespace: &str) -> Result<Done, Error> {
@@ -38,27 +43,110 @@ impl Controller {
         }
         let generated = generate(&view, &self.generator, namespace);
         let plan = plan(&view, namespace, &generated);
+        let trials = plan_trials(&view, namespace, &generated);
         if plan.steps.iter().any(narrows) && !self.is_still_in_force(&view, namespace).await? {
             return Ok(Done::Again(LAG));
         }
-        let outcome = self.applier.execute(namespace, plan.steps).await;
-        snapshot::enter(&mut view, namespace, &outcome.answers);
+        let (outcome, kind) = self.write(&mut view, namespace, plan.steps, trials).await;
         let failure = outcome.failure.as_ref().and_then(|(policy, error)| {
             let lasting = !error.is_conflict() && !matches!(error, Error::NotLeading { .. });
             lasting.then(|| WriteFailure {
+                kind,
                 policy: policy.clone(),
                 message: error.to_string(),
             })
         });
         self.failed(namespace, failure.as_ref());
-        if let Some(resource) = view.zero_trust.get(namespace).cloned() {
-            self.tell_repairs(&resource, &outcome).await;
-            self.namespace_status(&view, &resource, &generated, failure.as_slice())
-                .await?;
-        }
+        self.tell(&view, namespace, &generated, &outcome, failure.as_slice())
+            .await?;
         match outcome.failure {
             Some((_, error)) => Err(error),
             None => Ok(Done::Finished),
+        }
+    }
+
+    /// Writes the policies of a namespace: those on trial that are new before, and those that are not needed any more after the
+    /// others, so that connections are judged without a break when the mode changes. What became of it, and what kind was
+    /// written last.
+    async fn write(
+        &self,
+        view: &mut ClusterView,
+        namespace: &str,
+        steps: Vec<Step>,
+        trials: TrialPlan,
+    ) -> (Outcome, Kind) {
+        let mut all = Outcome::default();
+        let stages = [
+            (Kind::Trial, trials.first),
+            (Kind::Policy, steps),
+            (Kind::Trial, trials.last),
+        ];
+        for (kind, steps) in stages {
+            let outcome = self.applier.execute(kind, namespace, steps).await;
+            let held = match kind {
+                Kind::Policy => &mut view.policies,
+                Kind::Trial => &mut view.trials,
+            };
+            snapshot::enter(held, namespace, &outcome.answers);
+            all.repairs.extend(outcome.repairs);
+            if outcome.failure.is_some() {
+                all.failure = outcome.failure;
+                return (all, kind);
+            }
+        }
+        (all, Kind::Trial)
+    }
+
+    /// Tells of what was done: in the status of the namespace's ZeroTrustNamespace, or, if it has none, in the
+    /// ZeroTrustBaseline's.
+    async fn tell(
+        &self,
+        view: &ClusterView,
+        namespace: &str,
+        generated: &Generated,
+        outcome: &Outcome,
+        failures: &[WriteFailure],
+    ) -> Result<(), Error> {
+        if view.by_baseline.contains(namespace) {
+            self.summarise(view, namespace, generated, failures);
+            if let Some(baseline) = &view.baseline {
+                self.tell_repairs(baseline.as_ref(), outcome).await;
+            }
+        }
+        // One that is being deleted leaves its namespace to the baseline, and has still something to say.
+        let Some(resource) = view.written.get(namespace) else {
+            return Ok(());
+        };
+        let in_force = view
+            .zero_trust
+            .get(namespace)
+            .filter(|_| !view.by_baseline.contains(namespace));
+        let resource = in_force.unwrap_or(resource).clone();
+        self.tell_repairs(resource.as_ref(), outcome).await;
+        self.namespace_status(view, &resource, generated, failures).await
+    }
+
+    /// Notes what there is to say of a namespace that goes by the ZeroTrustBaseline alone.
+    fn summarise(
+        &self,
+        view: &ClusterView,
+        namespace: &str,
+        generated: &Generated,
+        failures: &[WriteFailure],
+    ) {
+        let Some(resource) = view.zero_trust.get(namespace) else {
+            return;
+        };
+        let summary = namespace_summary(&NamespaceInput {
+            view,
+            resource,
+            generated,
+            failures,
+            now: Timestamp::now(),
+        });
+        let before = lock(&self.summaries).insert(namespace.to_owned(), summary.clone());
+        if before.as_ref() != Some(&summary) {
+            self.queue.add(Key::Baseline, SUMMED);
         }
     }
 
@@ -76,49 +164,75 @@ impl Controller {
     /// ZeroTrustNamespace and its grants deletes the former first, but the operator may hear of a grant's end first:
     /// withdrawing it then would close for a moment what is open before and after.
     async fn is_still_in_force(&self, view: &ClusterView, namespace: &str) -> Result<bool, Error> {
-        let Some(cached) = view.effective(namespace) else {
+        if view.by_baseline.contains(namespace) {
+            let api = Api::all(self.client.clone());
+            return self.is_live(&api, view.baseline.as_deref()).await;
+        }
+        let api = Api::namespaced(self.client.clone(), namespace);
+        let cached = view.effective(namespace).map(AsRef::as_ref);
+        self.is_live(&api, cached).await
+    }
+
+    /// Whether the API server has this very object, and it is not being deleted.
+    async fn is_live<K>(&self, api: &Api<K>, cached: Option<&K>) -> Result<bool, Error>
+    where
+        K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+    {
+        let Some(cached) = cached else {
             return Ok(true);
         };
-        let api: Api<ZeroTrustNamespace> = Api::namespaced(self.client.clone(), namespace);
         let live = api.get_opt(&cached.name_any()).await.map_err(|error| {
-            Error::api(
-                format!("get ZeroTrustNamespace {namespace}/{}", cached.name_any()),
-                &error,
-            )
+            let kind = K::kind(&());
+            Error::api(format!("get {kind} {}", crate::view::key(cached)), &error)
         })?;
-        Ok(live.is_some_and(|live| live.uid() == cached.uid() && live.metadata.deletion_timestamp.is_none()))
+        Ok(live.is_some_and(|live| live.uid() == cached.uid() && live.meta().deletion_timestamp.is_none()))
     }
 
     /// Whether the view holds everything that was written in this namespace. When the cache fails to show that for too
     /// long, the API server's own list takes its place.
     async fn is_current(&self, view: &mut ClusterView, namespace: &str) -> Result<bool, Error> {
         let cached = view
-            .zero_trust
+            .written
             .get(namespace)
             .and_then(|resource| resource.resource_version());
         let key = Key::Namespace(namespace.to_owned());
-        let now = Instant::now();
-        if cached.is_some() && !lock(&self.versions).is_fresh(&key, cached.as_deref(), now) {
+        if cached.is_some() && !lock(&self.versions).is_fresh(&key, cached.as_deref(), Instant::now()) {
             return Ok(false);
         }
-        let policies = view
-            .policies
-            .get(namespace)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let freshness =
-            lock(&self.expectations).check(namespace, policies.iter().map(|policy| policy.as_ref()), now);
-        match freshness {
-            Freshness::Fresh => Ok(true),
-            Freshness::Behind => Ok(false),
-            Freshness::Doubtful => {
-                let listed: Vec<NetworkPolicy> = list_policies(&self.client, namespace).await?;
-                view.policies
-                    .insert(namespace.to_owned(), listed.into_iter().map(Arc::new).collect());
-                lock(&self.expectations).forget(namespace);
-                Ok(true)
+        let fresh = [
+            (
+                Kind::Policy,
+                self.freshness(Kind::Policy, &view.policies, namespace),
+            ),
+            (Kind::Trial, self.freshness(Kind::Trial, &view.trials, namespace)),
+        ];
+        for (kind, freshness) in fresh {
+            match (kind, freshness) {
+                (_, Freshness::Fresh) => continue,
+                (_, Freshness::Behind) => return Ok(false),
+                (Kind::Policy, Freshness::Doubtful) => {
+                    let listed = list_policies(&self.client, namespace).await?;
+                    view.policies.insert(namespace.to_owned(), shared(listed));
+                }
+                (Kind::Trial, Freshness::Doubtful) => {
+                    let listed = list_trials(&self.client, namespace).await?;
+                    view.trials.insert(namespace.to_owned(), shared(listed));
+                }
             }
+            lock(self.owed.of(kind)).forget(namespace);
         }
+        Ok(true)
+    }
+
+    fn freshness(
+        &self,
+        kind: Kind,
+        cached: &BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+        namespace: &str,
+    ) -> Freshness {
+        let cached = cached.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        let cached = cached.iter().map(AsRef::as_ref);
+        lock(self.owed.of(kind)).check(namespace, cached, Instant::now())
     }
 
     /// Keeps the namespace's failure, or its end, for the statuses of the ServiceAccesses concerned.
@@ -143,7 +257,7 @@ impl Controller {
         }
     }
 
-    async fn tell_repairs(&self, resource: &ZeroTrustNamespace, outcome: &Outcome) {
+    async fn tell_repairs<K: Resource<DynamicType = ()>>(&self, resource: &K, outcome: &Outcome) {
         for repair in &outcome.repairs {
             self.events.send(resource, repaired(repair)).await;
         }
@@ -163,11 +277,17 @@ impl Controller {
             failures,
             now: Timestamp::now(),
         });
-        let turn = Key::Namespace(resource.namespace().unwrap_or_default());
+        let namespace = resource.namespace().unwrap_or_default();
+        let api = Api::namespaced(self.client.clone(), &namespace);
+        let turn = Key::Namespace(namespace);
         let before = resource.status.as_ref();
-        self.publish(resource, before, &status, |status| &status.conditions, turn)
+        self.publish(api, resource, before, &status, |status| &status.conditions, turn)
             .await
     }
+}
+
+fn shared(policies: Vec<NetworkPolicy>) -> Vec<Arc<NetworkPolicy>> {
+    policies.into_iter().map(Arc::new).collect()
 }
 
 /// Whether a step withdraws something because of what users changed.

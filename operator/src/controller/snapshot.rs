@@ -8,6 +8,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
+use ringfence_crd::AuditNetworkPolicy;
 
 use crate::accounts::{Accounts, protected};
 use crate::dns::{Names, names_of};
@@ -22,6 +23,9 @@ pub(super) fn snapshot(stores: &Stores, namespace: &str) -> ClusterView {
     add_policies(&mut view, stores, |policy| {
         policy.metadata.namespace.as_deref() == Some(namespace)
     });
+    add_trials(&mut view, stores, |policy| {
+        policy.metadata.namespace.as_deref() == Some(namespace)
+    });
     view
 }
 
@@ -30,6 +34,7 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
     let mut view = ClusterView {
         anchor: anchor(stores),
         reports: stores.reports.now(),
+        reserved: stores.reserved.as_ref().clone(),
         ..ClusterView::default()
     };
     stores
@@ -57,6 +62,12 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
         .state()
         .into_iter()
         .for_each(|object| view.insert_external(object));
+    stores
+        .baselines
+        .state()
+        .into_iter()
+        .for_each(|object| view.insert_baseline(object));
+    view.govern();
     view.stamps_protected = protected(&stores.admission.state(), &stores.admission_bindings.state());
     let accounts = Accounts::new(named_accounts(&view));
     add_sources(&mut view, stores, namespace);
@@ -172,6 +183,18 @@ pub(super) fn add_policies(view: &mut ClusterView, stores: &Stores, wanted: impl
     policies.into_iter().for_each(|object| view.insert_policy(object));
 }
 
+/// Adds those policies on trial of the cache that are `wanted`.
+pub(super) fn add_trials(
+    view: &mut ClusterView,
+    stores: &Stores,
+    wanted: impl Fn(&AuditNetworkPolicy) -> bool,
+) {
+    let trials = stores.trials.state_filter(wanted);
+    trials
+        .into_iter()
+        .for_each(|object| view.insert_trial(Arc::new(object.as_policy())));
+}
+
 /// The second owner of what ZeroTrustNamespaces lead to.
 fn anchor(stores: &Stores) -> Option<OwnerReference> {
     anchor_of(definition(stores)?.as_ref())
@@ -210,14 +233,14 @@ pub(super) fn departing(stores: &Stores) -> bool {
 
 /// Enters the answers to our own writes, which the caches do not hold yet.
 pub(crate) fn enter(
-    view: &mut ClusterView,
+    policies: &mut BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
     namespace: &str,
     answers: &BTreeMap<String, Option<NetworkPolicy>>,
 ) {
     if answers.is_empty() {
         return;
     }
-    let policies = view.policies.entry(namespace.to_owned()).or_default();
+    let policies = policies.entry(namespace.to_owned()).or_default();
     policies.retain(|policy| !answers.contains_key(&policy.name_any()));
     policies.extend(answers.values().flatten().cloned().map(Arc::new));
 }
@@ -247,7 +270,7 @@ mod tests {
             ("deleted".to_owned(), None),
             ("created".to_owned(), Some(policy("created", "2"))),
         ]);
-        enter(&mut view, "shop", &answers);
+        enter(&mut view.policies, "shop", &answers);
         let mut found: Vec<_> = view.policies["shop"]
             .iter()
             .map(|policy| format!("{}@{}", policy.name_any(), policy.resource_version().unwrap()))

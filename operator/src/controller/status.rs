@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource, ResourceExt};
@@ -33,6 +32,7 @@ impl Controller {
     /// Writes a status that has something new to say, and tells of what changed in it.
     pub(super) async fn publish<K, S>(
         &self,
+        api: Api<K>,
         resource: &K,
         before: Option<&S>,
         status: &S,
@@ -40,13 +40,13 @@ impl Controller {
         turn: Key,
     ) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
         S: Serialize + PartialEq,
     {
         if before == Some(status) {
             return Ok(());
         }
-        self.write_status(resource, status, turn).await?;
+        self.write_status(&api, resource, status, turn).await?;
         let before = before.map(conditions).unwrap_or_default();
         self.tell_ready(resource, before, conditions(status)).await;
         Ok(())
@@ -54,16 +54,21 @@ impl Controller {
 
     /// Applies a status to the very version of the object that it was made from: one that changed meanwhile gets a
     /// new look instead. Of an object that is gone there is nothing to say.
-    async fn write_status<K>(&self, resource: &K, status: &impl Serialize, turn: Key) -> Result<(), Error>
+    async fn write_status<K>(
+        &self,
+        api: &Api<K>,
+        resource: &K,
+        status: &impl Serialize,
+        turn: Key,
+    ) -> Result<(), Error>
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
         let kind = K::kind(&());
         let what = format!("write the status of {kind} {}", key(resource));
         if !self.fence.is_open() {
             return Err(Error::NotLeading { what });
         }
-        let api = Api::<K>::namespaced(self.client.clone(), &resource.namespace().unwrap_or_default());
         let patch = json!({
             "apiVersion": K::api_version(&()),
             "kind": kind,
@@ -108,6 +113,7 @@ fn static_kind(turn: &Key) -> &'static str {
         Key::Namespace(_) => "ZeroTrustNamespace",
         Key::Access(_) => "ServiceAccess",
         Key::External(_) => "ExternalAccess",
+        Key::Baseline => "ZeroTrustBaseline",
     }
 }
 

@@ -24,7 +24,7 @@ impl<'a> Author<'a> {
             view,
             resource,
             namespace,
-            origin: Origin::from(resource),
+            origin: view.origin(resource),
         }
     }
 

@@ -271,16 +271,19 @@ pub(crate) fn canonical(selector: LabelSelector) -> LabelSelector {
 }
 
 /// The references by which a ZeroTrustNamespace owns policies of its namespace, with the anchor that keeps them when it goes.
-/// Without the resource (it is gone already), the anchor alone.
+/// Where it stands in the place of the ZeroTrustBaseline, that one. Without the resource (it is gone already), the anchor alone.
 pub(crate) fn owned_by_zero_trust(
     view: &ClusterView,
     owner: Option<&ZeroTrustNamespace>,
 ) -> Vec<OwnerReference> {
-    owner
-        .map(reference::<ZeroTrustNamespace>)
-        .into_iter()
-        .chain(view.anchor.clone())
-        .collect()
+    let own = |owner: &ZeroTrustNamespace| {
+        let by_baseline = view.by_baseline.contains(&owner.namespace().unwrap_or_default());
+        match view.baseline.as_deref().filter(|_| by_baseline) {
+            Some(baseline) => reference(baseline),
+            None => reference(owner),
+        }
+    };
+    owner.map(own).into_iter().chain(view.anchor.clone()).collect()
 }
 
 /// The references by which a ServiceAccess or an ExternalAccess owns policies of its namespace, with the same anchor: when it

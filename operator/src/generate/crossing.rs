@@ -12,7 +12,7 @@ use super::author::Author;
 use super::backend::Target;
 use super::build::{Draft, Opening, PortSet, Way, canonical, owned_by_zero_trust, policy, portion, portions};
 use super::{Problem, accounts, api_server, ingress_controllers, monitoring, peers, webhooks};
-use crate::names::{Origin, Purpose, numbered};
+use crate::names::{Purpose, numbered};
 use crate::view::ClusterView;
 
 /// An opening that callers come in by.
@@ -169,7 +169,7 @@ fn egress_to(
         return Vec::new();
     }
     let purpose = crossing.purpose(Direction::Egress);
-    let origin = Origin::from(target);
+    let origin = view.origin(target);
     callers
         .into_iter()
         .map(|(text, pods)| {

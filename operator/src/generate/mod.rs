@@ -70,8 +70,10 @@ impl Default for GeneratorConfig {
 /// The policies of a namespace, and what stands in the way of more.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Generated {
-    /// The policies, complete with metadata, in canonical form, sorted by name.
+    /// The policies, complete with metadata, in canonical form, sorted by name. None in mode Audit.
     pub policies: Vec<NetworkPolicy>,
+    /// In mode Audit, the policies that belong into AuditNetworkPolicies.
+    pub trials: Vec<NetworkPolicy>,
     /// What was found wrong or missing about the namespace's ZeroTrustNamespace, sorted and without duplicates. What
     /// there is to say about a ServiceAccess is in its [`AccessOutline`].
     pub findings: Vec<Finding>,
@@ -281,7 +283,7 @@ pub struct AccessOutline {
     pub findings: Vec<Finding>,
 }
 
-/// The policies that belong into a namespace now: none unless a ZeroTrustNamespace is in force there.
+/// The policies that belong into a namespace now: none unless a ZeroTrustNamespace, or the ZeroTrustBaseline, is in force there.
 #[must_use]
 pub fn generate(view: &ClusterView, config: &GeneratorConfig, namespace: &str) -> Generated {
     let Some(owner) = view.effective(namespace) else {
@@ -294,8 +296,15 @@ pub fn generate(view: &ClusterView, config: &GeneratorConfig, namespace: &str) -
     for external in view.effective_externals(namespace) {
         policies.extend(external_access::policies(view, external));
     }
+    let policies = sorted(exempt::sparing(owner, policies));
+    let (policies, trials) = if view.is_audited(namespace) {
+        (Vec::new(), policies)
+    } else {
+        (policies, Vec::new())
+    };
     Generated {
-        policies: sorted(exempt::sparing(owner, policies)),
+        policies,
+        trials,
         findings: distinct(findings),
     }
 }

@@ -11,7 +11,7 @@ mod liveness;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use ringfence_crd::{AppliedNamespace, NodeEnforcementStatus, NotApplied};
+use ringfence_crd::{AppliedNamespace, AuditedNamespace, NodeEnforcementStatus, NotApplied};
 
 pub use liveness::Liveness;
 
@@ -71,18 +71,29 @@ impl NodeReports {
     }
 }
 
-/// What a report says of each namespace, as far as it decides whether the kernel holds its policies: the digest, and what
-/// is not applied.
-fn applied(status: &NodeEnforcementStatus) -> BTreeMap<String, (String, Vec<NotApplied>)> {
-    let mut said: BTreeMap<String, (String, Vec<NotApplied>)> = BTreeMap::new();
-    for AppliedNamespace { name, digest, .. } in &status.namespaces {
-        said.entry(name.clone()).or_default().0.clone_from(digest);
+/// What a report says of a namespace, as far as a status tells it.
+#[derive(Debug, Default, PartialEq)]
+struct Said {
+    digest: String,
+    audit: Option<AuditedNamespace>,
+    not_applied: Vec<NotApplied>,
+}
+
+fn applied(status: &NodeEnforcementStatus) -> BTreeMap<String, Said> {
+    let mut all: BTreeMap<String, Said> = BTreeMap::new();
+    for AppliedNamespace {
+        name, digest, audit, ..
+    } in &status.namespaces
+    {
+        let said = all.entry(name.clone()).or_default();
+        said.digest.clone_from(digest);
+        said.audit.clone_from(audit);
     }
     for exception in &status.not_applied {
-        let (_, exceptions) = said.entry(exception.namespace.clone()).or_default();
-        exceptions.push(exception.clone());
+        let said = all.entry(exception.namespace.clone()).or_default();
+        said.not_applied.push(exception.clone());
     }
-    said
+    all
 }
 
 /// The newest of what nodes report. Cheap to clone.

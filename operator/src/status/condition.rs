@@ -45,10 +45,10 @@ impl Finding {
 }
 
 /// Whether only a person can remedy a reason, or time may.
-fn needs_a_person(reason: Reason) -> bool {
+pub(super) fn needs_a_person(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::Invalid | Reason::UnsupportedService | Reason::NameConflict
+        Reason::Invalid | Reason::NotPermitted | Reason::UnsupportedService | Reason::NameConflict
     )
 }
 

@@ -1,7 +1,9 @@
 //! The Covered condition: which pods are isolated, and who opens them further.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use ringfence_crd::{ConditionType, Coverage, DefaultDeny, Reason};
 use ringfence_policy::{
     Coverage as PodsCoverage, Direction, ObjectKey, Pod, PodCoverage, Policy, World, coverage,
@@ -22,7 +24,7 @@ pub(super) fn covered(
     denied: DefaultDeny,
     found: &[Problem],
 ) -> (Coverage, String, Finding) {
-    let (world, ours) = world(view, namespace);
+    let (world, ours) = world(view, namespace, &view.policies);
     let mut read = coverage(&world, |policy| !ours.contains(&policy.key));
     let exempt = take_exempt(view, namespace, &world, &mut read);
     let is_isolated = |pod: &PodCoverage, direction| pod.direction(direction).is_isolated();
@@ -39,7 +41,11 @@ pub(super) fn covered(
         .flat_map(|pod| asked(denied).flat_map(|direction| &pod.direction(direction).reopened));
     let overriding: BTreeSet<String> = reopened.map(|by| by.policy.name.clone()).collect();
     let in_short = format!("{}/{}", read.pods.len() - uncovered.len(), read.pods.len());
-    let mut finding = finding(namespace, &in_short, &uncovered, &overriding);
+    let mut finding = if view.is_audited(namespace) {
+        audited(namespace, &in_short)
+    } else {
+        finding(namespace, &in_short, &uncovered, &overriding)
+    };
     finding.message.push_str(&any_caller(found));
     uncovered.truncate(NAMED);
     let isolated_in = |direction| {
@@ -55,6 +61,18 @@ pub(super) fn covered(
         uncovered,
     };
     (coverage, in_short, finding)
+}
+
+/// What coverage would be in short, were the namespace's AuditNetworkPolicies in force (`12/14`).
+pub(super) fn would_cover(view: &ClusterView, namespace: &str, denied: DefaultDeny) -> String {
+    let (world, _) = world(view, namespace, &view.trials);
+    let mut read = coverage(&world, |_| false);
+    take_exempt(view, namespace, &world, &mut read);
+    let covered = read.pods.values().filter(|pod| {
+        let mut directions = asked(denied);
+        directions.all(|direction| pod.direction(direction).is_isolated())
+    });
+    format!("{}/{}", covered.count(), read.pods.len())
 }
 
 /// Takes the pods that are left alone on purpose out of what was read; how many there are.
@@ -80,14 +98,18 @@ fn asked(denied: DefaultDeny) -> impl Iterator<Item = Direction> {
 
 /// The namespace's pods and policies as the policy engine sees them, and which of the policies are ours. A policy that
 /// cannot be read allows nothing.
-fn world(view: &ClusterView, namespace: &str) -> (World, BTreeSet<ObjectKey>) {
+fn world(
+    view: &ClusterView,
+    namespace: &str,
+    policies: &BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+) -> (World, BTreeSet<ObjectKey>) {
     let ledger = Ledger::of(view, namespace);
     let mut world = World::default();
     let mut ours = BTreeSet::new();
     for pod in view.pods.get(namespace).into_iter().flatten() {
         world.insert_pod(Pod::from_api(pod));
     }
-    for object in view.policies.get(namespace).into_iter().flatten() {
+    for object in policies.get(namespace).into_iter().flatten() {
         let policy = Policy::from_api(object).unwrap_or_else(|_| Policy::closed(object));
         if ledger.is_ours(object) {
             ours.insert(policy.key.clone());
@@ -95,6 +117,18 @@ fn world(view: &ClusterView, namespace: &str) -> (World, BTreeSet<ObjectKey>) {
         world.insert_policy(policy);
     }
     (world, ours)
+}
+
+/// Nothing is isolated by choice, and what others isolate is no merit of the resource.
+fn audited(namespace: &str, in_short: &str) -> Finding {
+    Finding::fails(
+        ConditionType::Covered,
+        Reason::AuditMode,
+        format!(
+            "Namespace {namespace} is in mode Audit: Ringfence isolates no pod there ({in_short} are isolated by other policies). \
+             See status.audit for what would be."
+        ),
+    )
 }
 
 fn finding(namespace: &str, in_short: &str, uncovered: &[String], overriding: &BTreeSet<String>) -> Finding {

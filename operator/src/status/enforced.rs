@@ -1,7 +1,9 @@
 //! The Enforced condition: whether the kernels of the nodes that run a namespace's pods hold its policies.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use ringfence_crd::{ConditionType, Reason};
 use ringfence_policy::{Version, applied_digest};
@@ -11,14 +13,17 @@ use crate::reports::NodeReport;
 use crate::view::ClusterView;
 
 /// What stands in the printer column while no enforcer reports what its kernel holds.
-const UNKNOWN: &str = "Unknown";
+pub(super) const UNKNOWN: &str = "Unknown";
 
 /// Enforced, for a namespace, and the same in short: nodes that hold its policies, of those that run its pods (`3/3`).
 pub(super) fn enforced(view: &ClusterView, namespace: &str) -> (Finding, String) {
+    if view.is_audited(namespace) {
+        return (audited(namespace), UNKNOWN.to_owned());
+    }
     if view.reports.nodes.is_empty() {
         return (no_enforcer(), UNKNOWN.to_owned());
     }
-    let digest = digest(view, namespace);
+    let digest = digest(view.policies.get(namespace));
     let nodes = nodes(view, namespace);
     let judged: Vec<(&str, Judged)> = nodes
         .iter()
@@ -132,7 +137,7 @@ fn finding(namespace: &str, judged: &[(&str, Judged)], held: usize) -> Finding {
 }
 
 /// The nodes that run pods of the namespace that policies can act on.
-fn nodes<'a>(view: &'a ClusterView, namespace: &str) -> BTreeSet<&'a str> {
+pub(super) fn nodes<'a>(view: &'a ClusterView, namespace: &str) -> BTreeSet<&'a str> {
     let pods = view.pods.get(namespace).into_iter().flatten();
     let acted_on = pods.filter(|pod| {
         let over = |phase: &str| matches!(phase, "Succeeded" | "Failed");
@@ -148,10 +153,11 @@ fn nodes<'a>(view: &'a ClusterView, namespace: &str) -> BTreeSet<&'a str> {
         .collect()
 }
 
-/// The digest that an enforcer reports when its kernel holds all policies of the namespace as they are.
-fn digest(view: &ClusterView, namespace: &str) -> String {
-    let policies = view.policies.get(namespace).into_iter().flatten();
+/// The digest that an enforcer reports when it goes by these policies of a namespace as they are.
+pub(super) fn digest(policies: Option<&Vec<Arc<NetworkPolicy>>>) -> String {
     let versions: Vec<(String, Version)> = policies
+        .into_iter()
+        .flatten()
         .map(|policy| {
             let version = Version {
                 uid: policy.uid().unwrap_or_default(),
@@ -161,6 +167,18 @@ fn digest(view: &ClusterView, namespace: &str) -> String {
         })
         .collect();
     applied_digest(versions.iter().map(|(name, version)| (name.as_str(), version)))
+}
+
+/// Nothing is to be enforced.
+fn audited(namespace: &str) -> Finding {
+    Finding::unknown(
+        ConditionType::Enforced,
+        Reason::AuditMode,
+        format!(
+            "Namespace {namespace} is in mode Audit, so nothing is denied there. See status.audit of its ZeroTrustNamespace for \
+             what would be."
+        ),
+    )
 }
 
 /// As long as nobody reports what a kernel holds: nothing is claimed.

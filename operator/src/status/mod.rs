@@ -5,6 +5,8 @@
 
 mod access;
 mod accounts;
+mod audit;
+mod baseline;
 mod condition;
 mod coverage;
 mod enforced;
@@ -17,16 +19,20 @@ use jiff::Timestamp;
 use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 
+use crate::apply::Kind;
 use crate::generate::{AccessOutline, Generated};
 use crate::view::ClusterView;
 
 pub use access::access_status;
+pub use baseline::{BaselineInput, Summary, baseline_status};
 pub use external::external_status;
-pub use namespace::namespace_status;
+pub use namespace::{namespace_status, namespace_summary};
 
 /// A write that the API server refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WriteFailure {
+    /// What the policy was to be written as.
+    pub kind: Kind,
     /// The policy that was to be written.
     pub policy: ObjectKey,
     /// What the API server said.

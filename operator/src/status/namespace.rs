@@ -1,10 +1,17 @@
 //! The status of a ZeroTrustNamespace.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use ringfence_crd::{ConditionType, PolicyRecord, Reason, ZeroTrustNamespaceStatus};
+use ringfence_crd::{
+    AuditStatus, ConditionType, Coverage, Freedom, PolicyRecord, Reason, ZeroTrustNamespaceStatus,
+};
 
 use super::NamespaceInput;
+use super::audit::audit;
+use super::baseline::Summary;
 use super::condition::{Finding, in_order_of, summarised, written};
 use super::coverage::covered;
 use super::enforced::enforced;
@@ -13,15 +20,60 @@ use super::references::resolved;
 use crate::generate::Problem;
 use crate::names::{ORIGIN_KIND_LABEL, OriginKind};
 use crate::ownership::Ledger;
+use crate::view::ClusterView;
 
 /// What the operator has to say about a ZeroTrustNamespace. Equal to the status it has when there is nothing new.
 #[must_use]
 pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus {
     let resource = input.resource;
-    let namespace = resource.namespace().unwrap_or_default();
     let previous = resource.status.clone().unwrap_or_default();
-    let own = own_policies(input, &namespace);
-    let leftovers = own.iter().filter(|policy| !generated(input, policy)).count();
+    let assessed = assess(input);
+    let generation = resource.metadata.generation;
+    let records: Vec<PolicyRecord> = assessed.own.iter().map(|policy| record(policy)).collect();
+    let count = assessed.own.len() + assessed.trials;
+    ZeroTrustNamespaceStatus {
+        observed_generation: generation,
+        conditions: written(
+            summarised(assessed.findings),
+            &previous.conditions,
+            generation,
+            input.now,
+        ),
+        coverage: Some(assessed.coverage),
+        covered: Some(assessed.covered),
+        enforced: Some(assessed.enforced),
+        policy_count: Some(i32::try_from(count).unwrap_or(i32::MAX)),
+        audit: assessed.audit,
+        policies: in_order_of(&previous.policies, records, |record| record.name.clone()),
+    }
+}
+
+/// The same in short, for a namespace that goes by the ZeroTrustBaseline alone.
+#[must_use]
+pub fn namespace_summary(input: &NamespaceInput<'_>) -> Summary {
+    let assessed = assess(input);
+    Summary::new(assessed.findings, &assessed.coverage, &assessed.covered)
+}
+
+/// What there is to say about a namespace.
+struct Assessed<'a> {
+    findings: Vec<Finding>,
+    coverage: Coverage,
+    covered: String,
+    enforced: String,
+    audit: Option<AuditStatus>,
+    /// NetworkPolicies that the operator made.
+    own: Vec<&'a NetworkPolicy>,
+    /// How many AuditNetworkPolicies it made.
+    trials: usize,
+}
+
+fn assess<'a>(input: &NamespaceInput<'a>) -> Assessed<'a> {
+    let resource = input.resource;
+    let namespace = resource.namespace().unwrap_or_default();
+    let own = made_by_us(input.view, &namespace, &input.view.policies);
+    let trials = made_by_us(input.view, &namespace, &input.view.trials);
+    let leftovers = unwanted(&own, &input.generated.policies) + unwanted(&trials, &input.generated.trials);
     let denied = input.view.denied(&namespace);
     let found: Vec<Problem> = input
         .generated
@@ -29,37 +81,41 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
         .iter()
         .map(|finding| finding.problem.clone())
         .collect();
-    let (coverage, in_short, coverage_finding) = covered(input.view, &namespace, denied, &found);
-    let (enforcement, enforced_in_short) = enforced(input.view, &namespace);
+    let (coverage, covered, coverage_finding) = covered(input.view, &namespace, denied, &found);
+    let (enforcement, enforced) = enforced(input.view, &namespace);
+    let wanted = input.generated.policies.iter().chain(&input.generated.trials);
     let findings = vec![
-        accepted(resource.metadata.deletion_timestamp.is_some()),
+        accepted(input, &namespace),
         resolved(&input.generated.findings),
         programmed(
             input.view,
-            of_zero_trust(&input.generated.policies),
+            wanted.filter(|policy| is_of_zero_trust(policy)),
             leftovers,
             input.failures,
         ),
         coverage_finding,
         enforcement,
     ];
-    let generation = resource.metadata.generation;
-    let records: Vec<PolicyRecord> = own.iter().map(|policy| record(policy)).collect();
-    ZeroTrustNamespaceStatus {
-        observed_generation: generation,
-        conditions: written(summarised(findings), &previous.conditions, generation, input.now),
-        coverage: Some(coverage),
-        covered: Some(in_short),
-        enforced: Some(enforced_in_short),
-        policy_count: Some(i32::try_from(own.len()).unwrap_or(i32::MAX)),
-        policies: in_order_of(&previous.policies, records, |record| record.name.clone()),
+    let audited = input.view.is_audited(&namespace);
+    Assessed {
+        findings,
+        coverage,
+        covered,
+        enforced,
+        audit: audited.then(|| audit(input.view, &namespace, denied)),
+        own,
+        trials: trials.len(),
     }
 }
 
 /// The policies of the namespace that the operator made, by name.
-fn own_policies<'a>(input: &NamespaceInput<'a>, namespace: &str) -> Vec<&'a NetworkPolicy> {
-    let ledger = Ledger::of(input.view, namespace);
-    let all = input.view.policies.get(namespace).into_iter().flatten();
+fn made_by_us<'a>(
+    view: &'a ClusterView,
+    namespace: &str,
+    policies: &'a BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+) -> Vec<&'a NetworkPolicy> {
+    let ledger = Ledger::of(view, namespace);
+    let all = policies.get(namespace).into_iter().flatten();
     let mut own: Vec<&NetworkPolicy> = all
         .map(AsRef::as_ref)
         .filter(|policy| ledger.is_ours(policy))
@@ -68,20 +124,19 @@ fn own_policies<'a>(input: &NamespaceInput<'a>, namespace: &str) -> Vec<&'a Netw
     own
 }
 
-fn generated(input: &NamespaceInput<'_>, policy: &NetworkPolicy) -> bool {
-    input
-        .generated
-        .policies
-        .iter()
-        .any(|wanted| wanted.name_any() == policy.name_any())
+/// How many of these are not wanted.
+fn unwanted(own: &[&NetworkPolicy], wanted: &[NetworkPolicy]) -> usize {
+    let names: BTreeSet<String> = wanted.iter().map(ResourceExt::name_any).collect();
+    own.iter()
+        .filter(|policy| !names.contains(&policy.name_any()))
+        .count()
 }
 
-/// Policies that come from a ZeroTrustNamespace. Those of a ServiceAccess are that one's to report.
-fn of_zero_trust(policies: &[NetworkPolicy]) -> impl Iterator<Item = &NetworkPolicy> {
-    policies.iter().filter(|policy| {
-        policy.labels().get(ORIGIN_KIND_LABEL).map(String::as_str)
-            == Some(OriginKind::ZeroTrustNamespace.as_str())
-    })
+/// Whether a policy comes from a ZeroTrustNamespace, or from the ZeroTrustBaseline. Those of a grant are that one's to report.
+fn is_of_zero_trust(policy: &NetworkPolicy) -> bool {
+    let closing = [OriginKind::ZeroTrustNamespace, OriginKind::ZeroTrustBaseline];
+    let kind = policy.labels().get(ORIGIN_KIND_LABEL);
+    kind.is_some_and(|kind| closing.iter().any(|closing| closing.as_str() == kind))
 }
 
 fn record(policy: &NetworkPolicy) -> PolicyRecord {
@@ -91,12 +146,18 @@ fn record(policy: &NetworkPolicy) -> PolicyRecord {
     }
 }
 
-fn accepted(terminating: bool) -> Finding {
-    if terminating {
+fn accepted(input: &NamespaceInput<'_>, namespace: &str) -> Finding {
+    if input.resource.metadata.deletion_timestamp.is_some() {
         Finding::unknown(
             ConditionType::Accepted,
             Reason::Terminating,
             "The namespace is being opened in order, before this resource goes away.",
+        )
+    } else if let Some(overruled) = input.view.overruled.get(namespace) {
+        Finding::fails(
+            ConditionType::Accepted,
+            Reason::NotPermitted,
+            not_permitted(overruled),
         )
     } else {
         Finding::holds(
@@ -105,4 +166,16 @@ fn accepted(terminating: bool) -> Finding {
             "The spec is valid and in force.",
         )
     }
+}
+
+fn not_permitted(overruled: &[Freedom]) -> String {
+    let list = |text: fn(Freedom) -> &'static str| {
+        let texts: Vec<&str> = overruled.iter().map(|freedom| text(*freedom)).collect();
+        texts.join(", ")
+    };
+    format!(
+        "The ZeroTrustBaseline is stricter in {}, and that counts. Ask for as much as it does, or have the cluster's administrator          add {} to its spec.mayLoosen.",
+        list(Freedom::field),
+        list(Freedom::as_str)
+    )
 }

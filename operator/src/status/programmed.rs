@@ -10,6 +10,7 @@ use ringfence_policy::ObjectKey;
 
 use super::WriteFailure;
 use super::condition::Finding;
+use crate::apply::Kind;
 use crate::ownership::{Ledger, difference};
 use crate::view::{ClusterView, key};
 
@@ -38,7 +39,7 @@ pub(super) fn programmed<'a>(
         return Finding::fails(
             ConditionType::Programmed,
             Reason::NameConflict,
-            conflict(first, conflicts.len()),
+            conflict(view, first, conflicts.len()),
         );
     }
     if let Some(failure) = failures.first() {
@@ -46,8 +47,10 @@ pub(super) fn programmed<'a>(
             ConditionType::Programmed,
             Reason::WriteFailed,
             format!(
-                "NetworkPolicy {} could not be written, and is tried again: {}",
-                failure.policy, failure.message
+                "{} {} could not be written, and is tried again: {}",
+                failure.kind.as_str(),
+                failure.policy,
+                failure.message
             ),
         );
     }
@@ -56,7 +59,7 @@ pub(super) fn programmed<'a>(
             ConditionType::Programmed,
             Reason::Programming,
             format!(
-                "{} of {total} NetworkPolicies are still to be written, {first} first.",
+                "{} of {total} generated policies are still to be written, {first} first.",
                 pending.len()
             ),
         );
@@ -65,31 +68,40 @@ pub(super) fn programmed<'a>(
         return Finding::unknown(
             ConditionType::Programmed,
             Reason::Programming,
-            format!("{leftovers} NetworkPolicies that are no longer needed are still to be deleted."),
+            format!("{leftovers} generated policies that are no longer needed are still to be deleted."),
         );
     }
     let message = match total {
-        0 => "No NetworkPolicy is needed.".to_owned(),
-        total => format!("{total} NetworkPolicies are in the API server, as generated."),
+        0 => "No policy is needed.".to_owned(),
+        total => format!("{total} policies are in the API server, as generated."),
     };
     Finding::holds(ConditionType::Programmed, Reason::Programmed, message)
 }
 
-fn conflict(first: &ObjectKey, count: usize) -> String {
+fn conflict(view: &ClusterView, first: &ObjectKey, count: usize) -> String {
+    let kind = if view.is_audited(&first.namespace) {
+        Kind::Trial.as_str()
+    } else {
+        Kind::Policy.as_str()
+    };
     let more = if count > 1 {
         format!(" So do {} others.", count - 1)
     } else {
         String::new()
     };
     format!(
-        "NetworkPolicy {first} was not made by Ringfence and has a name that is needed; it is left untouched.{more} \
+        "{kind} {first} was not made by Ringfence and has a name that is needed; it is left untouched.{more} \
          Rename or delete it."
     )
 }
 
 fn existing<'a>(view: &'a ClusterView, key: &ObjectKey) -> Option<&'a Arc<NetworkPolicy>> {
-    view.policies
-        .get(&key.namespace)?
+    let all = if view.is_audited(&key.namespace) {
+        &view.trials
+    } else {
+        &view.policies
+    };
+    all.get(&key.namespace)?
         .iter()
         .find(|policy| policy.name_any() == key.name)
 }

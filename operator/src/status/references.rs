@@ -187,7 +187,7 @@ fn differs(service: &ObjectKey, port: &str, numbers: &[(u16, String)]) -> String
 fn field(kind: OriginKind) -> &'static str {
     match kind {
         OriginKind::ServiceAccess => "spec.clients",
-        OriginKind::ZeroTrustNamespace => "the peers under spec.allow",
+        OriginKind::ZeroTrustNamespace | OriginKind::ZeroTrustBaseline => "the peers under spec.allow",
         OriginKind::ExternalAccess => "spec",
     }
 }

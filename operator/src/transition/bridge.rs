@@ -91,7 +91,7 @@ pub(super) fn bridge(
         name: numbered(purpose, "", &[&text]),
         namespace,
         purpose,
-        origin: &owner.map_or_else(|| absent(namespace), Origin::from),
+        origin: &owner.map_or_else(|| absent(namespace), |owner| view.origin(owner)),
         owners,
         pods: selector,
         direction,

@@ -28,6 +28,9 @@ mod bridge;
 mod changes;
 mod order;
 mod sides;
+mod trials;
+
+pub use trials::{TrialPlan, plan_trials};
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use ringfence_policy::ObjectKey;

@@ -1,7 +1,5 @@
 //! The order of the writes.
 
-use std::sync::Arc;
-
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use ringfence_policy::{Direction, Pod, Policy, Selector};
@@ -327,7 +325,11 @@ fn replace_by(edit: &Edit, policy: NetworkPolicy, version: Version) -> Step {
 }
 
 fn seen(known: &Known) -> Version {
-    let object: &Arc<NetworkPolicy> = &known.object;
+    version_of(&known.object)
+}
+
+/// The version of an object as it was seen.
+pub(super) fn version_of(object: &NetworkPolicy) -> Version {
     Version::Seen {
         uid: object.uid().unwrap_or_default(),
         resource_version: object.resource_version().unwrap_or_default(),

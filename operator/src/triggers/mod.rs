@@ -16,7 +16,9 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, ServiceCIDR};
 use kube::ResourceExt;
-use ringfence_crd::{ExternalAccess, Peer, ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{
+    AuditNetworkPolicy, ExternalAccess, Peer, ServiceAccess, ZeroTrustBaseline, ZeroTrustNamespace,
+};
 use ringfence_policy::ObjectKey;
 
 use crate::accounts::is_about;
@@ -38,6 +40,8 @@ pub enum Key {
     Access(ObjectKey),
     /// The status of an ExternalAccess.
     External(ObjectKey),
+    /// The status of the ZeroTrustBaseline.
+    Baseline,
 }
 
 /// A change in a cache.
@@ -51,8 +55,12 @@ pub enum Change {
     Service(Versions<Service>),
     /// A NetworkPolicy.
     Policy(Versions<NetworkPolicy>),
+    /// A policy on trial.
+    Trial(Versions<AuditNetworkPolicy>),
     /// A ZeroTrustNamespace.
     ZeroTrust(Versions<ZeroTrustNamespace>),
+    /// A ZeroTrustBaseline.
+    Baseline(Versions<ZeroTrustBaseline>),
     /// A ServiceAccess.
     Access(Versions<ServiceAccess>),
     /// An ExternalAccess.
@@ -82,7 +90,7 @@ macro_rules! changes {
 }
 
 changes!(Namespace => Namespace, Pod => Pod, Service => Service, NetworkPolicy => Policy,
-    ZeroTrustNamespace => ZeroTrust, ServiceAccess => Access, ExternalAccess => External, ServiceCIDR => ServiceCidr, Definition => Definition,
+    AuditNetworkPolicy => Trial, ZeroTrustNamespace => ZeroTrust, ZeroTrustBaseline => Baseline, ServiceAccess => Access, ExternalAccess => External, ServiceCIDR => ServiceCidr, Definition => Definition,
     ValidatingAdmissionPolicy => Admission, ValidatingAdmissionPolicyBinding => AdmissionBinding);
 
 /// At once: somebody waits, or a hole is open.
@@ -123,11 +131,13 @@ impl Triggers {
                 self.want_names();
                 self.everything(SOON);
             }
-            Change::Namespace(versions) if namespace_matters(versions) => self.everything(SOON),
+            Change::Namespace(versions) if namespace_matters(versions) => self.namespace(versions),
             Change::Service(versions) if service_matters(versions) => self.service(versions),
             Change::Pod(versions) if pod_matters(versions) => self.pod(versions),
             Change::Policy(versions) => self.policy(versions),
             Change::ZeroTrust(versions) => self.zero_trust(versions),
+            Change::Trial(versions) => self.trial(versions),
+            Change::Baseline(versions) => self.baseline(versions),
             Change::Access(versions) => self.access(versions),
             Change::Source(source) => self.source(source),
             Change::External(versions) => self.external(versions),
@@ -154,6 +164,39 @@ impl Triggers {
         for external in self.stores.externals.state() {
             self.queue.add(Key::External(key(external.as_ref())), delay);
         }
+        if !self.stores.baselines.is_empty() {
+            self.queue.add(Key::Baseline, LATER.max(delay));
+        }
+    }
+
+    /// A namespace that appears may be covered by the ZeroTrustBaseline, and nothing is to be open there for long.
+    fn namespace(&self, versions: &Versions<Namespace>) {
+        if let Some(namespace) = either(versions) {
+            self.namespace_if_covered(&namespace.name_any(), NOW);
+        }
+        self.everything(SOON);
+    }
+
+    fn baseline(&self, versions: &Versions<ZeroTrustBaseline>) {
+        self.queue.add(Key::Baseline, SOON);
+        if spec_changed(versions) {
+            self.everything(SOON);
+        }
+    }
+
+    fn trial(&self, versions: &Versions<AuditNetworkPolicy>) {
+        let Some(policy) = either(versions) else {
+            return;
+        };
+        let namespace = policy.namespace().unwrap_or_default();
+        let claimed = [&versions.old, &versions.new];
+        let mut claimed = claimed.into_iter().flatten();
+        if claimed.any(|policy| is_claimed(policy.as_ref())) {
+            self.queue.add(Key::Namespace(namespace.clone()), NOW);
+        } else {
+            self.namespace_if_covered(&namespace, SOON);
+        }
+        self.grants_of(&namespace);
     }
 
     /// DNS names that stand for something else than before.
@@ -302,7 +345,7 @@ impl Triggers {
         let claimed = [&versions.old, &versions.new]
             .into_iter()
             .flatten()
-            .any(|policy| is_claimed(policy));
+            .any(|policy| is_claimed(policy.as_ref()));
         if claimed {
             self.queue.add(Key::Namespace(namespace.clone()), NOW);
         } else {
@@ -351,12 +394,12 @@ impl Triggers {
     }
 
     fn namespace_if_covered(&self, namespace: &str, delay: Duration) {
-        if self
-            .stores
-            .zero_trust
-            .find(|resource| resource.namespace().as_deref() == Some(namespace))
-            .is_some()
-        {
+        let own = || {
+            self.stores
+                .zero_trust
+                .find(|resource| resource.namespace().as_deref() == Some(namespace))
+        };
+        if self.stores.baseline_in_force().is_some() || own().is_some() {
             self.queue.add(Key::Namespace(namespace.to_owned()), delay);
         }
     }
@@ -367,14 +410,21 @@ impl Triggers {
             .state_filter(|access| access.namespace().as_deref() == Some(namespace))
     }
 
-    /// Namespaces with a ZeroTrustNamespace, and those with policies that one may have left behind.
+    /// Namespaces with a ZeroTrustNamespace, those with policies that one may have left behind, and with a ZeroTrustBaseline
+    /// all others.
     fn covered(&self) -> BTreeSet<String> {
         let zero_trust = self.stores.zero_trust.state();
         let claimed = self.stores.policies.state_filter(is_claimed);
+        let tried = self.stores.trials.state_filter(is_claimed);
         let namespaces = zero_trust.iter().filter_map(|resource| resource.namespace());
-        namespaces
+        let mut covered: BTreeSet<String> = namespaces
             .chain(claimed.iter().filter_map(|policy| policy.namespace()))
-            .collect()
+            .chain(tried.iter().filter_map(|policy| policy.namespace()))
+            .collect();
+        if self.stores.baseline_in_force().is_some() {
+            covered.extend(self.stores.namespaces.state().iter().map(|ns| ns.name_any()));
+        }
+        covered
     }
 }
 
@@ -383,7 +433,7 @@ fn either<K>(versions: &Versions<K>) -> Option<&K> {
 }
 
 /// Whether a policy says that it is generated. Anybody can write that, so it is reason for a look and for no more.
-pub fn is_claimed(policy: &NetworkPolicy) -> bool {
+pub fn is_claimed(policy: &impl ResourceExt) -> bool {
     policy.labels().contains_key(ORIGIN_KIND_LABEL)
         || policy
             .labels()
@@ -397,7 +447,7 @@ pub(crate) fn grant_of(policy: &NetworkPolicy) -> Option<Key> {
     match origin.kind {
         OriginKind::ServiceAccess => Some(Key::Access(origin.key)),
         OriginKind::ExternalAccess => Some(Key::External(origin.key)),
-        OriginKind::ZeroTrustNamespace => None,
+        OriginKind::ZeroTrustNamespace | OriginKind::ZeroTrustBaseline => None,
     }
 }
 

@@ -12,7 +12,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::ResourceExt;
-use ringfence_crd::{MetricsSource, SameNamespace, ZeroTrustNamespace};
+use ringfence_crd::{MetricsSource, SameNamespace, ZeroTrustBaseline, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 
 use super::{Change, SOON, Triggers, either, spec_changed};
@@ -183,8 +183,19 @@ impl Triggers {
         }
     }
 
+    /// Whether there is such a ZeroTrustNamespace. A ZeroTrustBaseline that derives anything may stand for one.
     fn some(&self, wanted: impl Fn(&ZeroTrustNamespace) -> bool) -> bool {
-        self.stores.zero_trust.find(wanted).is_some()
+        let derives = |baseline: &ZeroTrustBaseline| {
+            let allow = &baseline.spec.allow;
+            allow.same_namespace == SameNamespace::StatefulSetPeers
+                || allow.monitoring.is_some()
+                || allow.ingress_controllers.is_some()
+                || allow.webhooks.is_some()
+                || !allow.external.is_empty()
+                || !allow.dns.services.is_empty()
+        };
+        let baseline = || self.stores.baseline_in_force();
+        self.stores.zero_trust.find(wanted).is_some() || baseline().is_some_and(|baseline| derives(&baseline))
     }
 
     /// Whether policies carry the addresses behind a Service: those of the API server, and of Services without selector. The

@@ -73,6 +73,7 @@ async fn queued(triggers: &Triggers, queue: &Queue<Key>, change: Change) -> Vec<
         keys.push(match key {
             Key::Namespace(name) => name,
             Key::Access(access) | Key::External(access) => access.to_string(),
+            Key::Baseline => "the baseline".to_owned(),
         });
     }
     keys.sort();

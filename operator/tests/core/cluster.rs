@@ -27,6 +27,7 @@ pub(crate) fn view(documents: &str) -> ClusterView {
             insert(&mut view, value);
         }
     }
+    view.govern();
     view
 }
 
@@ -54,6 +55,21 @@ fn deploy(view: &mut ClusterView, deployment: &Value) {
     }
 }
 
+fn api_version(kind: &str) -> &'static str {
+    match kind {
+        "ZeroTrustNamespace" | "ServiceAccess" | "ExternalAccess" | "ZeroTrustBaseline"
+        | "AuditNetworkPolicy" => "ringfence.dev/v1alpha1",
+        "NetworkPolicy" | "Ingress" => "networking.k8s.io/v1",
+        "StatefulSet" => "apps/v1",
+        "EndpointSlice" => "discovery.k8s.io/v1",
+        "ValidatingWebhookConfiguration" => "admissionregistration.k8s.io/v1",
+        "APIService" => "apiregistration.k8s.io/v1",
+        "HTTPRoute" => "gateway.networking.k8s.io/v1",
+        "PodMonitor" | "ServiceMonitor" => "monitoring.coreos.com/v1",
+        _ => "v1",
+    }
+}
+
 /// Puts one object into a view, giving it a UID if it has none.
 pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
     let kind = object["kind"].as_str().unwrap().to_owned();
@@ -67,18 +83,7 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
         metadata["uid"] = Value::String(uid.replace('"', ""));
     }
     if object.get("apiVersion").is_none() {
-        let version = match kind.as_str() {
-            "ZeroTrustNamespace" | "ServiceAccess" | "ExternalAccess" => "ringfence.dev/v1alpha1",
-            "NetworkPolicy" | "Ingress" => "networking.k8s.io/v1",
-            "StatefulSet" => "apps/v1",
-            "EndpointSlice" => "discovery.k8s.io/v1",
-            "ValidatingWebhookConfiguration" => "admissionregistration.k8s.io/v1",
-            "APIService" => "apiregistration.k8s.io/v1",
-            "HTTPRoute" => "gateway.networking.k8s.io/v1",
-            "PodMonitor" | "ServiceMonitor" => "monitoring.coreos.com/v1",
-            _ => "v1",
-        };
-        object["apiVersion"] = version.into();
+        object["apiVersion"] = api_version(&kind).into();
     }
     fn read<T: serde::de::DeserializeOwned>(object: Value) -> Arc<T> {
         Arc::new(serde_json::from_value(object).unwrap())
@@ -88,6 +93,11 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
         "Service" => view.insert_service(read(object)),
         "Pod" => view.insert_pod(read(object)),
         "ZeroTrustNamespace" => view.insert_zero_trust(read(object)),
+        "ZeroTrustBaseline" => view.insert_baseline(read(object)),
+        "AuditNetworkPolicy" => {
+            let trial = read::<ringfence_crd::AuditNetworkPolicy>(object);
+            view.insert_trial(Arc::new(trial.as_policy()));
+        }
         "ServiceAccess" => view.insert_access(read(object)),
         "ExternalAccess" => view.insert_external(read(object)),
         "NetworkPolicy" => view.insert_policy(read(object)),

@@ -110,6 +110,7 @@ fn only_denied_directions_are_opened() {
     assert_eq!(spec(&policies, "external-egress").len(), 1);
     assert_eq!(spec(&policies, "external-ingress").len(), 0);
     view.zero_trust.clear();
+    view.written.clear();
     assert_eq!(problems(&view), [Problem::NotNeeded]);
     assert_eq!(conditions(&view).0[0], "Ready=True NotNeeded");
 }

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod accounts;
+mod audit;
+mod baseline;
 mod callers;
 mod cluster;
 mod derived;

@@ -132,6 +132,7 @@ spec: {targetRef: {name: api}, clients: [{namespace: nowhere}]}
 fn where_nothing_is_denied_nothing_is_generated() {
     let mut view = home("");
     view.zero_trust.clear();
+    view.written.clear();
     assert_eq!(problems(&view, "api"), [Problem::NotNeeded]);
     assert_eq!(generated(&view, "home").policies, vec![]);
     assert_eq!(

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use ringfence_crd::{ServiceAccessStatus, ZeroTrustNamespaceStatus};
+use ringfence_operator::apply::Kind;
 use ringfence_operator::generate::outline;
 use ringfence_operator::status::{
     AccessInput, NamespaceInput, WriteFailure, access_status, namespace_status,
@@ -222,6 +223,7 @@ fn a_conflict_stalls_and_names_the_policy_and_the_remedy() {
 #[test]
 fn a_refused_write_is_said_and_tried_again() {
     let failure = WriteFailure {
+        kind: Kind::Policy,
         policy: ObjectKey::new("home", "ringfence-deny-egress"),
         message: "quota".to_owned(),
     };
@@ -289,6 +291,7 @@ fn an_unsupported_service_needs_a_person() {
 fn a_grant_where_nothing_is_denied_is_not_needed() {
     let mut view = view(HOME);
     view.zero_trust.clear();
+    view.written.clear();
     let short = in_short(&of_access(&view).conditions);
     assert_eq!(short[..2], ["Ready=True NotNeeded", "Accepted=True NotNeeded"]);
 }

@@ -65,6 +65,7 @@ fn turning_on_is_bridge_allow_deny_bridge_away() {
 fn turning_off_is_bridge_everything_away_bridge_away() {
     let (mut view, _) = settled();
     view.zero_trust.clear();
+    view.written.clear();
     assert_eq!(
         outline(&planned(&view, "home")),
         [
@@ -279,6 +280,7 @@ fn a_policy_of_others_with_a_generated_name_is_left_alone_and_reported() {
     );
 
     view.zero_trust.clear();
+    view.written.clear();
     assert_eq!(planned(&view, "home").steps, vec![], "nor is it ever deleted");
 }
 
@@ -307,6 +309,7 @@ fn nothing_is_created_in_a_namespace_that_is_going_away() {
 fn an_interrupted_opening_is_finished_without_the_resource_that_began_it() {
     let (mut view, mut api) = settled();
     view.zero_trust.clear();
+    view.written.clear();
     let plan = planned(&view, "home");
     plan.steps
         .iter()

@@ -25,7 +25,8 @@ struct Case {
 
 impl Case {
     fn object(&self) -> Value {
-        let usual = if self.kind == "ZeroTrustNamespace" {
+        let singletons = ["ZeroTrustNamespace", "ZeroTrustBaseline", "EnforcementProbe"];
+        let usual = if singletons.contains(&self.kind.as_str()) {
             "default"
         } else {
             "api"

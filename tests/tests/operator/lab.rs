@@ -73,15 +73,12 @@ impl Lab {
             "{}",
             String::from_utf8_lossy(&applied.stderr)
         );
-        let names = ["zerotrustnamespaces", "serviceaccesses", "externalaccesses"]
-            .map(|kind| format!("crd/{kind}.ringfence.dev"));
         let waiting = [
             "wait",
             "--for=condition=Established",
             "--timeout=30s",
-            &names[0],
-            &names[1],
-            &names[2],
+            "crd",
+            "--all",
         ];
         assert!(server.kubectl(waiting).output().unwrap().status.success());
         let admission = server

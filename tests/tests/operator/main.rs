@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod audit;
+mod baseline;
 mod changes;
 mod continuity;
 mod derived;
