@@ -57,8 +57,8 @@ pub use openings::{
 pub use peer::{NamespacePeer, Peer};
 pub use port::{PodPort, ServicePortRef, TransportProtocol};
 pub use status::{
-    AuditStatus, Coverage, ExternalAccessStatus, PolicyRecord, ResolvedName, ServiceAccessStatus,
-    ZeroTrustNamespaceStatus,
+    AuditStatus, ChecklistItem, Coverage, ExternalAccessStatus, PolicyRecord, Reopened, ResolvedName,
+    ServiceAccessStatus, StepStatus, ZeroTrustNamespaceStatus,
 };
 
 /// The API group of every Ringfence kind.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
-use schemars::{Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::{MOST_DROPS, TopDrop};
@@ -41,6 +41,12 @@ pub struct ZeroTrustNamespaceStatus {
     /// What would be denied; in mode `Audit` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<AuditStatus>,
+
+    /// The steps of hardening a namespace, in their order, and how far this one has come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["step".to_owned()]))]
+    pub checklist: Vec<ChecklistItem>,
 
     /// The policies that Ringfence created in this namespace, by name and UID: only these does it ever change or delete.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -169,6 +175,58 @@ pub struct Coverage {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub uncovered: Vec<String>,
+    /// Rules of NetworkPolicies that Ringfence did not make and that allow covered pods more than everything else does: the
+    /// first few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub reopened: Vec<Reopened>,
+}
+
+/// A rule of a foreign NetworkPolicy that opens covered pods further.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[serde(rename_all = "camelCase")]
+pub struct Reopened {
+    /// The NetworkPolicy.
+    #[schemars(length(max = 253))]
+    pub policy: String,
+    /// The rule, as a field path: `spec.ingress[0]`.
+    #[schemars(length(max = 63))]
+    pub rule: String,
+    /// The first few names of the pods that it opens.
+    #[schemars(length(max = 5))]
+    pub pods: Vec<String>,
+    /// How many pods it opens.
+    pub pod_count: i32,
+    /// To whom, as it stands in the policy; `everyone` where the rule names nobody.
+    #[schemars(length(max = 512))]
+    pub peers: String,
+    /// At which ports, as it stands in the policy; `all` where the rule names none.
+    #[schemars(length(max = 512))]
+    pub ports: String,
+}
+
+/// How far a namespace has come with one step of the zero-trust checklist.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct ChecklistItem {
+    /// The step.
+    #[schemars(length(max = 63))]
+    pub step: String,
+    /// Whether it is done: `True`, `False` or `NotApplicable`.
+    pub status: StepStatus,
+    /// Why, and what to do where it is not.
+    #[schemars(length(max = 512))]
+    pub message: String,
+}
+
+/// Whether a step of the checklist is done.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepStatus {
+    /// It is done.
+    True,
+    /// It is not, or it cannot be shown that it is.
+    False,
+    /// There is nothing to do.
+    NotApplicable,
 }
 
 /// A policy that Ringfence created.

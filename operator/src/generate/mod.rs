@@ -27,6 +27,7 @@ pub(crate) use crossing::{allowed_peers, scraped};
 pub use endpoints::service_of;
 pub(crate) use external_access::judged;
 pub use monitoring::{PORT_ANNOTATION, SCRAPE_ANNOTATION};
+pub(crate) use peers::consents;
 pub(crate) use service::backends;
 
 use std::collections::BTreeSet;

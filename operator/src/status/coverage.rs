@@ -59,6 +59,7 @@ pub(super) fn covered(
         exempt: count(exempt),
         host_network: count(read.host_network.len()),
         uncovered,
+        reopened: super::reopened::reopened(&world, &read, asked(denied).collect()),
     };
     (coverage, in_short, finding)
 }

@@ -7,6 +7,7 @@ mod access;
 mod accounts;
 mod audit;
 mod baseline;
+mod checklist;
 mod condition;
 mod coverage;
 mod enforced;
@@ -14,6 +15,7 @@ mod external;
 mod namespace;
 mod programmed;
 mod references;
+mod reopened;
 
 use jiff::Timestamp;
 use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use ringfence_crd::{
-    AuditStatus, ConditionType, Coverage, Freedom, PolicyRecord, Reason, ZeroTrustNamespaceStatus,
+    AuditStatus, ChecklistItem, ConditionType, Coverage, Freedom, PolicyRecord, Reason,
+    ZeroTrustNamespaceStatus,
 };
 
 use super::NamespaceInput;
 use super::audit::audit;
 use super::baseline::Summary;
+use super::checklist::Checklist;
 use super::condition::{Finding, in_order_of, summarised, written};
 use super::coverage::covered;
 use super::enforced::enforced;
@@ -44,6 +46,7 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
         enforced: Some(assessed.enforced),
         policy_count: Some(i32::try_from(count).unwrap_or(i32::MAX)),
         audit: assessed.audit,
+        checklist: in_order_of(&previous.checklist, assessed.checklist, |item| item.step.clone()),
         policies: in_order_of(&previous.policies, records, |record| record.name.clone()),
     }
 }
@@ -62,6 +65,7 @@ struct Assessed<'a> {
     covered: String,
     enforced: String,
     audit: Option<AuditStatus>,
+    checklist: Vec<ChecklistItem>,
     /// NetworkPolicies that the operator made.
     own: Vec<&'a NetworkPolicy>,
     /// How many AuditNetworkPolicies it made.
@@ -97,12 +101,21 @@ fn assess<'a>(input: &NamespaceInput<'a>) -> Assessed<'a> {
         enforcement,
     ];
     let audited = input.view.is_audited(&namespace);
+    let audit = audited.then(|| audit(input.view, &namespace, denied));
+    let checklist = Checklist {
+        view: input.view,
+        resource: input.view.effective(&namespace).map_or(resource, AsRef::as_ref),
+        problems: &found,
+        conditions: &findings,
+        audit: audit.as_ref(),
+    };
     Assessed {
+        checklist: checklist.items(),
         findings,
         coverage,
         covered,
         enforced,
-        audit: audited.then(|| audit(input.view, &namespace, denied)),
+        audit,
         own,
         trials: trials.len(),
     }

@@ -5,6 +5,7 @@ mod accounts;
 mod audit;
 mod baseline;
 mod callers;
+mod checklist;
 mod cluster;
 mod derived;
 mod dns;

@@ -4,10 +4,12 @@
 //! name as with any test: `cargo test -p ringfence-tests --test cluster -- three_tier`.
 
 mod audit;
+mod baseline;
 mod drift;
 mod idle;
 mod lab;
 mod lifecycle;
+mod mode;
 mod node;
 mod pod_start;
 mod report;
@@ -60,6 +62,18 @@ const CASES: &[(&str, Case)] = &[
     (
         "audit::a_policy_on_trial_drops_nothing_and_tells_what_it_would",
         audit::a_policy_on_trial_drops_nothing_and_tells_what_it_would,
+    ),
+    (
+        "mode::what_audit_tells_of_is_what_enforce_drops",
+        mode::what_audit_tells_of_is_what_enforce_drops,
+    ),
+    (
+        "mode::from_open_to_audit_to_enforce_and_back_loses_and_leaks_nothing",
+        mode::from_open_to_audit_to_enforce_and_back,
+    ),
+    (
+        "baseline::a_new_namespace_is_denied_within_a_second",
+        baseline::a_new_namespace_is_denied_within_a_second,
     ),
     (
         "report::every_node_reports_what_its_kernel_holds",

@@ -13,7 +13,7 @@ use crate::lab::{Lab, TIMEOUT};
 use crate::three_tier::differences;
 
 /// The paths of the shop that stay allowed: client's namespace and label, and what it connects to.
-fn allowed_paths(lab: &Lab) -> Result<Vec<(std::path::PathBuf, SocketAddr)>> {
+pub(crate) fn allowed_paths(lab: &Lab) -> Result<Vec<(std::path::PathBuf, SocketAddr)>> {
     let mut paths = Vec::new();
     let api = SocketAddr::new(service_address(&lab.cluster, "production", "api")?, 80);
     let db = SocketAddr::new(service_address(&lab.cluster, "production", "db")?, 5432);
@@ -32,7 +32,7 @@ fn allowed_paths(lab: &Lab) -> Result<Vec<(std::path::PathBuf, SocketAddr)>> {
 }
 
 /// Connects over each allowed path again and again until told to stop. Gives the attempts and what failed.
-fn keep_connecting(
+pub(crate) fn keep_connecting(
     netns: &std::path::Path,
     to: SocketAddr,
     stop: &AtomicBool,
