@@ -33,6 +33,7 @@ pub mod dns;
 pub mod error;
 pub mod events;
 pub mod expectations;
+mod inventory;
 pub mod leader;
 pub mod metrics;
 pub mod queue;

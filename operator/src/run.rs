@@ -5,9 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::gauge::ConstGauge;
 use ringfence_telemetry::api_requests::ApiRequests;
 use ringfence_telemetry::client::{self, connect};
 use ringfence_telemetry::health::{Check, Health};
@@ -23,12 +20,13 @@ use crate::dns::{self, Limits, Names, Resolve};
 use crate::error::Error;
 use crate::events::Events;
 use crate::generate::GeneratorConfig;
+use crate::inventory::Inventory;
 use crate::leader::{Election, LeaderError, Timing};
 use crate::metrics::OperatorMetrics;
 use crate::queue::{Backoff, Queue};
 use crate::reports::feed::Feed;
 use crate::stores::{Stores, stores};
-use crate::triggers::{Triggers, is_claimed};
+use crate::triggers::Triggers;
 
 /// How long work that is begun may take to end. A request has its own, shorter limit.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -167,7 +165,7 @@ impl Operator {
         Metrics::build(&program, |registry| {
             self.requests.register(registry);
             operator.register(registry);
-            registry.register_collector(Box::new(Inventory(stores.clone())));
+            registry.register_collector(Box::new(Inventory::new(stores.clone())));
         })
     }
 }
@@ -252,46 +250,5 @@ struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
-    }
-}
-
-/// What the caches hold, counted when scraped.
-struct Inventory(Stores);
-
-impl std::fmt::Debug for Inventory {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Inventory")
-    }
-}
-
-impl Collector for Inventory {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let counts = [
-            (
-                "ringfence_operator_generated_policies",
-                "NetworkPolicies in the cluster that say they are generated",
-                self.0.policies.state_filter(is_claimed).len(),
-            ),
-            (
-                "ringfence_operator_zero_trust_namespaces",
-                "ZeroTrustNamespaces in the cluster",
-                self.0.zero_trust.len(),
-            ),
-            (
-                "ringfence_operator_service_accesses",
-                "ServiceAccesses in the cluster",
-                self.0.accesses.len(),
-            ),
-            (
-                "ringfence_operator_external_accesses",
-                "ExternalAccesses in the cluster",
-                self.0.externals.len(),
-            ),
-        ];
-        for (name, help, count) in counts {
-            let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
-            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
-        }
-        Ok(())
     }
 }

@@ -18,6 +18,9 @@ use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, IpFamily};
 
 const CLUSTER: &str = "scenarios";
 
+/// Held by scenarios with resources of which a cluster has one.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     // Scenarios have namespaces of their own and mostly wait for packets that never come.
@@ -56,6 +59,8 @@ fn replay_all(arguments: &Arguments, cluster: &Arc<Cluster>, scenarios: Vec<Scen
     let trials = chosen.into_iter().map(|scenario| {
         let (cluster, total) = (Arc::clone(cluster), Arc::clone(&total));
         Trial::test(scenario.test_name(), move || {
+            let cluster_wide = scenario.is_cluster_wide().map_err(|error| format!("{error:#}"))?;
+            let _alone = cluster_wide.then(|| ALONE.lock());
             let tally =
                 scenario::replay(&cluster, &scenario).map_err(|error| Failed::from(format!("{error:#}")))?;
             *total.lock().map_err(|_| "another scenario panicked")? += tally;
