@@ -17,6 +17,8 @@ pub enum ConditionType {
     Covered,
     /// The nodes that run the covered pods report these very policies in their kernel.
     Enforced,
+    /// Packets have shown that the nodes enforce NetworkPolicies: what an EnforcementProbe found.
+    EnforcementVerified,
     /// Work goes on, or waits for something that may still come. Absent when not.
     Reconciling,
     /// A person must act. Absent when not.
@@ -34,6 +36,7 @@ impl ConditionType {
             Self::Programmed => "Programmed",
             Self::Covered => "Covered",
             Self::Enforced => "Enforced",
+            Self::EnforcementVerified => "EnforcementVerified",
             Self::Reconciling => "Reconciling",
             Self::Stalled => "Stalled",
         }
@@ -160,6 +163,16 @@ reasons! {
     NoEnforcer,
     /// Nothing is denied, by choice: traffic that is not allowed is reported.
     AuditMode,
+    /// Between all pairs of nodes allowed traffic passed and denied traffic did not.
+    Verified,
+    /// Traffic passed that a NetworkPolicy denies.
+    DeniedTrafficPassed,
+    /// Traffic did not pass that all NetworkPolicies allow, so its absence elsewhere proves nothing.
+    AllowedTrafficLost,
+    /// A round of the probe did not get to every node.
+    ProbeIncomplete,
+    /// There was no round of the probe yet, or not lately.
+    NotVerifiedYet,
 }
 
 impl fmt::Display for Reason {

@@ -4,7 +4,8 @@ use kube::CustomResourceExt;
 use serde_json::Value;
 
 use crate::{
-    AuditNetworkPolicy, ExternalAccess, NodeEnforcement, ServiceAccess, ZeroTrustBaseline, ZeroTrustNamespace,
+    AuditNetworkPolicy, EnforcementProbe, ExternalAccess, NodeEnforcement, ServiceAccess, ZeroTrustBaseline,
+    ZeroTrustNamespace,
 };
 
 const HEADER: &str =
@@ -39,6 +40,7 @@ pub(crate) fn definitions() -> Vec<Value> {
         NodeEnforcement::crd(),
         ExternalAccess::crd(),
         ZeroTrustBaseline::crd(),
+        EnforcementProbe::crd(),
     ]
     .into_iter()
     .map(|definition| {

@@ -7,6 +7,7 @@
 //! AuditNetworkPolicy ("anp")  tries:  what a NetworkPolicy would drop
 //! NodeEnforcement    ("nenf") tells:  what a node's kernel holds
 //! ExternalAccess     ("exa")  opens:  what lies outside the cluster, by network or by DNS name
+//! EnforcementProbe   ("eprobe") shows: with packets, whether the cluster enforces NetworkPolicies
 //! ```
 //!
 //! The Rust types are the source: [`generate`] turns them into the YAML files under `config/crd`, CEL rules
@@ -30,6 +31,7 @@ mod node;
 mod openings;
 mod peer;
 mod port;
+mod probe;
 mod selector;
 mod status;
 
@@ -56,6 +58,10 @@ pub use openings::{
 };
 pub use peer::{NamespacePeer, Peer};
 pub use port::{PodPort, ServicePortRef, TransportProtocol};
+pub use probe::{
+    EnforcementProbe, EnforcementProbeSpec, EnforcementProbeStatus, MOST_PROBE_FAILURES, MOST_PROBE_NODES,
+    ProbeFailure, ProbeFailureKind, ProbeToleration,
+};
 pub use status::{
     AuditStatus, ChecklistItem, Coverage, ExternalAccessStatus, PolicyRecord, Reopened, ResolvedName,
     ServiceAccessStatus, StepStatus, ZeroTrustNamespaceStatus,

@@ -43,6 +43,20 @@ pub(crate) fn selector_schema(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// Labels that must be present with exactly these values.
+pub(crate) fn labels_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "x-kubernetes-map-type": "atomic",
+        "additionalProperties": { "type": "string", "maxLength": 63, "pattern": LABEL_VALUE },
+        "x-kubernetes-validations": [{
+            "rule": format!("self.all(key, key.matches(r'{LABEL_KEY}'))"),
+            "message": "a label key is a name of 1 to 63 letters, digits, '-', '_' and '.', optionally after a DNS name and '/'",
+        }],
+    })
+}
+
 /// A bounded list of requirements on labels.
 pub(crate) fn requirements_schema(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
