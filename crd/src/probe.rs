@@ -181,3 +181,16 @@ pub enum ProbeFailureKind {
     /// A pod of the probe did not start.
     PodNotStarted,
 }
+
+impl ProbeFailureKind {
+    /// As it is written in a status, and as a metric's label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::DeniedArrived => "DeniedArrived",
+            Self::AllowedLost => "AllowedLost",
+            Self::NoAnswer => "NoAnswer",
+            Self::PodNotStarted => "PodNotStarted",
+        }
+    }
+}

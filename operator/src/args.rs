@@ -10,6 +10,9 @@ use ringfence_telemetry::logs::LogArgs;
 
 use crate::dns;
 use crate::generate::GeneratorConfig;
+use crate::probe::Settings;
+use crate::probe::call::CallArgs;
+use crate::probe::serve::ServeArgs;
 
 /// Turns ZeroTrustNamespaces and ServiceAccesses into NetworkPolicies that any CNI can enforce.
 ///
@@ -35,6 +38,12 @@ pub enum Command {
     /// The operator must not be running: scale it to zero first. What users wrote stays as it is, and is in force again as
     /// soon as an operator runs.
     Uninstall(Box<UninstallArgs>),
+    /// Answer calls: what a server pod of the EnforcementProbe runs
+    #[command(hide = true)]
+    ProbeServe(ServeArgs),
+    /// Try servers and tell what was met: what a caller pod of the EnforcementProbe runs
+    #[command(hide = true)]
+    ProbeCall(CallArgs),
 }
 
 /// How the operator runs.
@@ -64,6 +73,10 @@ pub struct RunArgs {
     /// How many namespaces and ServiceAccesses to work on at a time
     #[arg(long, default_value_t = 8, value_name = "NUMBER", env = "RINGFENCE_WORKERS")]
     pub workers: usize,
+    /// The image of the EnforcementProbe's pods, where the resource names none; by default the operator's own, as its pod
+    /// says
+    #[arg(long, value_name = "IMAGE", env = "RINGFENCE_PROBE_IMAGE")]
+    pub probe_image: Option<String>,
     /// The Lease by which replicas elect who writes
     #[command(flatten)]
     pub lease: LeaseArgs,
@@ -138,6 +151,15 @@ impl RunArgs {
         dns::Limits {
             grace: self.dns_grace,
             ..dns::Limits::default()
+        }
+    }
+
+    /// How the EnforcementProbe is run.
+    pub fn probe(&self) -> Settings {
+        Settings {
+            image: self.probe_image.clone(),
+            own_pod: self.lease.identity.clone(),
+            ..Settings::default()
         }
     }
 

@@ -72,6 +72,9 @@ pub enum Error {
     /// Work that was begun does not end.
     #[error("work did not end within {0:?} of losing the Lease or of being told to stop: leaving it behind")]
     Stuck(std::time::Duration),
+    /// A pod of the probe can't do its work.
+    #[error("{0}")]
+    Probe(String),
     /// Another operator is at work.
     #[error("{0}")]
     Busy(String),
@@ -153,6 +156,7 @@ impl Error {
             Self::Ended(_) => "Ended",
             Self::Panicked { .. } => "Panicked",
             Self::Stuck(_) => "Stuck",
+            Self::Probe(_) => "Probe",
             Self::Busy(_) => "Busy",
         }
     }

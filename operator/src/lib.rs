@@ -36,6 +36,7 @@ pub mod expectations;
 mod inventory;
 pub mod leader;
 pub mod metrics;
+pub mod probe;
 pub mod queue;
 pub mod reports;
 pub mod run;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ringfence_operator::args::{Args, Command};
+use ringfence_operator::probe::{call, serve};
 use ringfence_operator::{run, uninstall};
 
 #[tokio::main]
@@ -13,6 +14,8 @@ async fn main() -> ExitCode {
         None => run::main(&args.run).await,
         Some(Command::Run(run)) => run::main(run).await,
         Some(Command::Uninstall(uninstall)) => uninstall::main(uninstall).await,
+        Some(Command::ProbeServe(arguments)) => serve::main(arguments).await,
+        Some(Command::ProbeCall(arguments)) => call::main(arguments).await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

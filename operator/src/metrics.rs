@@ -1,6 +1,9 @@
 //! What the operator measures about itself.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -8,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
+use ringfence_crd::ProbeFailureKind;
 
 /// The operator's metrics. Cheap to clone; clones share their counts.
 #[derive(Clone, Debug)]
@@ -21,6 +25,8 @@ pub struct OperatorMetrics {
     questions: Family<[(&'static str, &'static str); 1], Counter>,
     leader: Gauge,
     queued: Gauge,
+    probe_pairs: Family<[(&'static str, &'static str); 1], Gauge>,
+    probe_round: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -67,6 +73,8 @@ impl Default for OperatorMetrics {
             questions: Family::default(),
             leader: Gauge::default(),
             queued: Gauge::default(),
+            probe_pairs: Family::default(),
+            probe_round: Gauge::default(),
         }
     }
 }
@@ -119,6 +127,16 @@ impl OperatorMetrics {
             "Namespaces and ServiceAccesses waiting for a look",
             self.queued.clone(),
         );
+        registry.register(
+            "ringfence_probe_pairs",
+            "Pairs of nodes that the last round of the EnforcementProbe tried, by result: \"Right\", or the worst failure",
+            self.probe_pairs.clone(),
+        );
+        registry.register(
+            "ringfence_probe_last_round_timestamp_seconds",
+            "When the last round of the EnforcementProbe ended; 0 where none did on this replica",
+            self.probe_round.clone(),
+        );
     }
 
     /// A look was taken. `result` is `ok` or the error's stable name.
@@ -162,6 +180,31 @@ impl OperatorMetrics {
     #[cfg(test)]
     pub(crate) fn questions_answered(&self) -> u64 {
         self.questions.get_or_create(&[("result", "answered")]).get()
+    }
+
+    /// A round of the probe ended: so many pairs were right, and so many wrong.
+    pub fn probed(&self, right: usize, wrong: &BTreeMap<ProbeFailureKind, usize>, now: Timestamp) {
+        let set = |result, count: usize| {
+            self.probe_pairs
+                .get_or_create(&[("result", result)])
+                .set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        set("Right", right);
+        for kind in [
+            ProbeFailureKind::DeniedArrived,
+            ProbeFailureKind::AllowedLost,
+            ProbeFailureKind::NoAnswer,
+            ProbeFailureKind::PodNotStarted,
+        ] {
+            set(kind.as_str(), wrong.get(&kind).copied().unwrap_or_default());
+        }
+        self.probe_round.set(now.as_second());
+    }
+
+    /// This replica does not know what the probe finds, or there is none.
+    pub fn probe_unknown(&self) {
+        self.probe_pairs.clear();
+        self.probe_round.set(0);
     }
 
     /// Whether this replica leads.

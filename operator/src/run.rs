@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::try_join;
 use kube::Client;
 use ringfence_telemetry::api_requests::ApiRequests;
 use ringfence_telemetry::client::{self, connect};
@@ -21,8 +22,10 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::generate::GeneratorConfig;
 use crate::inventory::Inventory;
-use crate::leader::{Election, LeaderError, Timing};
+use crate::leader::{Election, Fence, LeaderError, Timing};
 use crate::metrics::OperatorMetrics;
+use crate::probe;
+use crate::probe::run::Prober;
 use crate::queue::{Backoff, Queue};
 use crate::reports::feed::Feed;
 use crate::stores::{Stores, stores};
@@ -43,6 +46,8 @@ pub struct Operator {
     pub resolver: Arc<dyn Resolve>,
     /// For how long these are taken for true.
     pub dns: Limits,
+    /// How the EnforcementProbe is run.
+    pub probe: probe::Settings,
     /// Where probes and metrics are served.
     pub http_address: SocketAddr,
     /// How many keys are worked on at a time.
@@ -71,6 +76,7 @@ pub async fn main(args: &RunArgs) -> Result<(), Error> {
         generator: args.generator(),
         resolver: dns::system(),
         dns: args.dns(),
+        probe: args.probe(),
         http_address: args.http_address,
         workers: args.workers,
         lease: (args.lease.lease_namespace.clone(), args.lease.lease_name.clone()),
@@ -102,25 +108,20 @@ impl Operator {
         let health = Health::new();
         let synced = health.readiness("caches", "nothing is listed yet");
         let server = http::bind(self.http_address, health, self.metrics(&metrics, &stores)).await?;
-        let (lease_namespace, lease_name) = &self.lease;
-        let mut election = Election::new(
-            self.client.clone(),
-            lease_namespace,
-            lease_name,
-            self.identity.clone(),
-            self.timing,
-        );
+        let mut election = self.election();
         let events = Events::new(self.client.clone(), self.identity.clone(), metrics.clone());
 
         let mut background = JoinSet::new();
         background.spawn(feeds.run(self.client.clone(), triggers.clone(), metrics.clone()));
         let reports = self.reports(&stores, &triggers, &metrics);
         background.spawn(reports.run(self.client.clone()));
+        background.spawn(probe::Feed::new(&stores, &triggers, &metrics).run(self.client.clone()));
         background.spawn(follow(names.clone(), triggers.clone(), metrics.clone()));
         let serving = CancellationToken::new();
         let served = serving.clone();
         background.spawn(async move { server.serve(served).await.map_err(Error::from) });
 
+        let prober = self.prober(&stores, election.fence(), &events, &metrics);
         let controller = Controller::new(Parts {
             client: self.client,
             stores: stores.clone(),
@@ -136,6 +137,7 @@ impl Operator {
             synced,
             triggers,
             controller,
+            prober,
             workers: self.workers,
             metrics,
         };
@@ -155,6 +157,35 @@ impl Operator {
             metrics: metrics.clone(),
             namespace: self.lease.0.clone(),
         }
+    }
+
+    fn election(&self) -> Election {
+        let (namespace, name) = &self.lease;
+        Election::new(
+            self.client.clone(),
+            namespace,
+            name,
+            self.identity.clone(),
+            self.timing,
+        )
+    }
+
+    fn prober(
+        &self,
+        stores: &Stores,
+        fence: Fence,
+        events: &Events,
+        metrics: &OperatorMetrics,
+    ) -> Arc<Prober> {
+        Prober::new(probe::run::Parts {
+            client: self.client.clone(),
+            namespace: self.lease.0.clone(),
+            stores: stores.clone(),
+            settings: self.probe.clone(),
+            fence,
+            events: events.clone(),
+            metrics: metrics.clone(),
+        })
     }
 
     fn metrics(&self, operator: &OperatorMetrics, stores: &Stores) -> Metrics {
@@ -184,6 +215,7 @@ struct Term {
     synced: Check,
     triggers: Arc<Triggers>,
     controller: Arc<Controller>,
+    prober: Arc<Prober>,
     workers: usize,
     metrics: OperatorMetrics,
 }
@@ -226,9 +258,11 @@ impl Term {
         shutdown: &CancellationToken,
     ) -> Result<Option<LeaderError>, Error> {
         let stop = CancellationToken::new();
-        let mut working = AbortOnDrop(tokio::spawn(
+        let working = try_join(
             self.controller.clone().run(self.workers, stop.clone()),
-        ));
+            self.prober.clone().run(stop.clone()),
+        );
+        let mut working = AbortOnDrop(tokio::spawn(working));
         let kept = tokio::select! {
             kept = election.keep(shutdown) => kept,
             _ = &mut working.0 => return Err(Error::Ended("the workers")),
@@ -237,7 +271,7 @@ impl Term {
         stop.cancel();
         // Without the Lease no further write is begun; one that was sent is waited for, as long as a request may take.
         match timeout(DRAIN, &mut working.0).await {
-            Ok(Ok(Ok(()))) => Ok(kept.err()),
+            Ok(Ok(Ok(_))) => Ok(kept.err()),
             Ok(_) => Err(Error::Ended("the workers")),
             Err(_) => Err(Error::Stuck(DRAIN)),
         }

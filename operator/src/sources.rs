@@ -11,7 +11,7 @@ use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Node, NodeSpec, NodeStatus, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, NodeSpec, NodeStatus, PodTemplateSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -282,11 +282,13 @@ fn trim_set(set: &mut StatefulSet) {
     }
 }
 
-/// Leaves of a node its addresses and the ranges of its pods'. Its status changes every few minutes.
+/// Leaves of a node its addresses and the ranges of its pods, and what tells whether it can be probed. Its status changes every
+/// few minutes.
 fn trim_node(node: &mut Node) {
     let metadata = std::mem::take(&mut node.metadata);
     node.metadata = ObjectMeta {
         name: metadata.name,
+        labels: metadata.labels,
         uid: metadata.uid,
         resource_version: metadata.resource_version,
         ..ObjectMeta::default()
@@ -294,12 +296,28 @@ fn trim_node(node: &mut Node) {
     node.spec = node.spec.take().map(|spec| NodeSpec {
         pod_cidr: spec.pod_cidr,
         pod_cidrs: spec.pod_cidrs,
+        taints: spec.taints,
         ..NodeSpec::default()
     });
     node.status = node.status.take().map(|status| NodeStatus {
         addresses: status.addresses,
+        conditions: status.conditions.map(readiness),
         ..NodeStatus::default()
     });
+}
+
+/// Whether a node is ready, without the times.
+fn readiness(conditions: Vec<NodeCondition>) -> Vec<NodeCondition> {
+    let ready = conditions
+        .into_iter()
+        .filter(|condition| condition.type_ == "Ready");
+    ready
+        .map(|condition| NodeCondition {
+            type_: condition.type_,
+            status: condition.status,
+            ..NodeCondition::default()
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::metrics::OperatorMetrics;
+use crate::probe;
 use crate::reports::Reports;
 use crate::sources::{Readiness, SourceFeeds, Sources, sources};
 use crate::triggers::Triggers;
@@ -79,6 +80,8 @@ pub struct Stores {
     pub admission_bindings: Store<ValidatingAdmissionPolicyBinding>,
     /// What the nodes' enforcers report.
     pub reports: Reports,
+    /// The EnforcementProbe.
+    pub probe: probe::Known,
     /// What openings are derived from.
     pub sources: Sources,
     /// Ringfence's own namespaces, which no ZeroTrustBaseline covers.
@@ -140,6 +143,7 @@ pub fn stores() -> (Stores, Feeds) {
         admission,
         admission_bindings,
         reports: Reports::default(),
+        probe: probe::Known::default(),
         sources,
         reserved: Arc::default(),
     };

@@ -11,7 +11,8 @@ use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use ringfence_crd::{
-    DefaultDeny, ExternalAccess, Freedom, Mode, ServiceAccess, ZeroTrustBaseline, ZeroTrustNamespace,
+    DefaultDeny, EnforcementProbe, ExternalAccess, Freedom, Mode, ServiceAccess, ZeroTrustBaseline,
+    ZeroTrustNamespace,
 };
 use ringfence_policy::{Labels, ObjectKey};
 
@@ -80,6 +81,8 @@ pub struct ClusterView {
     pub stamps_protected: bool,
     /// What the nodes' enforcers report.
     pub reports: Arc<NodeReports>,
+    /// The EnforcementProbe, with what it found.
+    pub probe: Option<Arc<EnforcementProbe>>,
     /// A cluster-scoped object that owns policies beside their ZeroTrustNamespace: the CustomResourceDefinition. None where
     /// there is no cluster to write to.
     ///

@@ -35,6 +35,7 @@ pub(super) fn without_policies(stores: &Stores, namespace: &str) -> ClusterView 
         anchor: anchor(stores),
         reports: stores.reports.now(),
         reserved: stores.reserved.as_ref().clone(),
+        probe: stores.probe.now(),
         ..ClusterView::default()
     };
     stores

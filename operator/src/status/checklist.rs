@@ -62,7 +62,7 @@ fn nothing_to_do(message: impl Into<String>) -> Answer {
 impl Checklist<'_> {
     /// Every step, in the order in which they are taken.
     pub(super) fn items(&self) -> Vec<ChecklistItem> {
-        let steps: [(&str, Answer); 15] = [
+        let steps: [(&str, Answer); 16] = [
             ("EnforcementKnown", self.enforcement()),
             ("NamespaceLabelled", self.namespace_labelled()),
             ("PodsLabelled", self.pods_labelled()),
@@ -75,6 +75,7 @@ impl Checklist<'_> {
             ("HealthChecks", health_checks()),
             ("ApiServer", self.api_server()),
             ("ExternalEgress", self.external()),
+            ("PathsVerified", self.verified()),
             ("StatefulSetPeers", self.peers()),
             ("RollingUpdates", self.rolling_updates()),
             ("DropsLogged", self.drops_logged()),
@@ -111,6 +112,9 @@ impl Checklist<'_> {
     }
 
     fn enforcement(&self) -> Answer {
+        if self.holds(ConditionType::EnforcementVerified) {
+            return done("The EnforcementProbe has shown it with packets.");
+        }
         if self.holds(ConditionType::Enforced) {
             return done("Every node with pods of this namespace reports these policies in its kernel.");
         }
@@ -306,6 +310,17 @@ impl Checklist<'_> {
             done("An ExternalAccess says what lies outside and may be called.")
         } else {
             nothing_to_do("No ExternalAccess: nothing outside the cluster may be called.")
+        }
+    }
+
+    fn verified(&self) -> Answer {
+        if self.view.probe.is_none() {
+            return nothing_to_do("There is no EnforcementProbe that would show it with packets.");
+        }
+        match self.condition(ConditionType::EnforcementVerified) {
+            Some(finding) if finding.status == ConditionStatus::True => done(finding.message.clone()),
+            Some(finding) => to_do(finding.message.clone()),
+            None => to_do("No node runs pods of this namespace, so none is probed."),
         }
     }
 

@@ -158,6 +158,7 @@ fn is_ours(kind: &str) -> bool {
         T::Programmed,
         T::Covered,
         T::Enforced,
+        T::EnforcementVerified,
         T::Reconciling,
         T::Stalled,
     ];
@@ -165,7 +166,7 @@ fn is_ours(kind: &str) -> bool {
 }
 
 /// The API keeps whole seconds; a fraction would make a status that was read back look changed.
-fn seconds(now: Timestamp) -> Timestamp {
+pub(super) fn seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 

@@ -13,9 +13,11 @@ mod coverage;
 mod enforced;
 mod external;
 mod namespace;
+mod probe;
 mod programmed;
 mod references;
 mod reopened;
+mod verified;
 
 use jiff::Timestamp;
 use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
@@ -29,6 +31,7 @@ pub use access::access_status;
 pub use baseline::{BaselineInput, Summary, baseline_status};
 pub use external::external_status;
 pub use namespace::{namespace_status, namespace_summary};
+pub use probe::{Outcome as ProbeOutcome, probe_status};
 
 /// A write that the API server refused.
 #[derive(Clone, Debug, PartialEq, Eq)]

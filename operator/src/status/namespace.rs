@@ -16,9 +16,10 @@ use super::baseline::Summary;
 use super::checklist::Checklist;
 use super::condition::{Finding, in_order_of, summarised, written};
 use super::coverage::covered;
-use super::enforced::enforced;
+use super::enforced::{enforced, nodes};
 use super::programmed::programmed;
 use super::references::resolved;
+use super::verified;
 use crate::generate::Problem;
 use crate::names::{ORIGIN_KIND_LABEL, OriginKind};
 use crate::ownership::Ledger;
@@ -88,7 +89,7 @@ fn assess<'a>(input: &NamespaceInput<'a>) -> Assessed<'a> {
     let (coverage, covered, coverage_finding) = covered(input.view, &namespace, denied, &found);
     let (enforcement, enforced) = enforced(input.view, &namespace);
     let wanted = input.generated.policies.iter().chain(&input.generated.trials);
-    let findings = vec![
+    let mut findings = vec![
         accepted(input, &namespace),
         resolved(&input.generated.findings),
         programmed(
@@ -100,6 +101,10 @@ fn assess<'a>(input: &NamespaceInput<'a>) -> Assessed<'a> {
         coverage_finding,
         enforcement,
     ];
+    findings.extend(verified::finding(
+        input.view.probe.as_deref(),
+        &nodes(input.view, &namespace),
+    ));
     let audited = input.view.is_audited(&namespace);
     let audit = audited.then(|| audit(input.view, &namespace, denied));
     let checklist = Checklist {

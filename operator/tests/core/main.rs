@@ -16,6 +16,7 @@ mod generate_properties;
 mod meaning;
 mod openings;
 mod ownership;
+mod probe;
 mod random;
 mod status;
 mod status_exceptions;

@@ -131,6 +131,7 @@ impl Lab {
                 generator: GeneratorConfig::default(),
                 resolver: Arc::new(Script),
                 dns: crate::names::LIMITS,
+                probe: crate::probe::SETTINGS.clone(),
                 http_address: address,
                 workers: 4,
                 lease: ("ringfence-system".to_owned(), lease),

@@ -15,6 +15,7 @@ mod enforced;
 mod external;
 mod lab;
 mod names;
+mod probe;
 mod refusals;
 mod robustness;
 mod running;
