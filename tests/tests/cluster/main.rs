@@ -12,6 +12,7 @@ mod lifecycle;
 mod mode;
 mod node;
 mod pod_start;
+mod probe;
 mod report;
 mod revocation;
 mod roll_out;
@@ -82,6 +83,18 @@ const CASES: &[(&str, Case)] = &[
     (
         "report::status_tells_whether_the_enforcers_live",
         report::status_tells_whether_the_enforcers_live,
+    ),
+    (
+        "probe::where_nodes_enforce_packets_prove_it",
+        probe::where_nodes_enforce_packets_prove_it,
+    ),
+    (
+        "probe::where_nobody_enforces_it_says_so",
+        probe::where_nobody_enforces_it_says_so,
+    ),
+    (
+        "probe::rules_that_nobody_repairs_are_missed",
+        probe::rules_that_nobody_repairs_are_missed,
     ),
     (
         "seen::a_dropped_packet_is_told_of_by_a_line_a_counter_and_an_event",

@@ -5,7 +5,7 @@
 mod services;
 
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -18,8 +18,8 @@ use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, IpFamily};
 
 const CLUSTER: &str = "scenarios";
 
-/// Held by scenarios with resources of which a cluster has one.
-static ALONE: Mutex<()> = Mutex::new(());
+/// Held by the scenario that uses what a cluster has only one of.
+static SINGLETON: Mutex<()> = Mutex::new(());
 
 fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
@@ -59,10 +59,7 @@ fn replay_all(arguments: &Arguments, cluster: &Arc<Cluster>, scenarios: Vec<Scen
     let trials = chosen.into_iter().map(|scenario| {
         let (cluster, total) = (Arc::clone(cluster), Arc::clone(&total));
         Trial::test(scenario.test_name(), move || {
-            let cluster_wide = scenario.is_cluster_wide().map_err(|error| format!("{error:#}"))?;
-            let _alone = cluster_wide.then(|| ALONE.lock());
-            let tally =
-                scenario::replay(&cluster, &scenario).map_err(|error| Failed::from(format!("{error:#}")))?;
+            let tally = replay(&cluster, &scenario).map_err(|error| Failed::from(format!("{error:#}")))?;
             *total.lock().map_err(|_| "another scenario panicked")? += tally;
             Ok(())
         })
@@ -86,6 +83,15 @@ fn replay_all(arguments: &Arguments, cluster: &Arc<Cluster>, scenarios: Vec<Scen
         );
     }
     Ok(conclusion.exit_code())
+}
+
+fn replay(cluster: &Cluster, scenario: &Scenario) -> Result<Tally> {
+    let _alone = match scenario.has_a_singleton()? {
+        // Whoever failed while holding it has told so.
+        true => Some(SINGLETON.lock().unwrap_or_else(PoisonError::into_inner)),
+        false => None,
+    };
+    scenario::replay(cluster, scenario)
 }
 
 fn is_chosen(arguments: &Arguments, name: &str) -> bool {
