@@ -54,7 +54,7 @@ pub(crate) fn shared() -> &'static Lab {
 pub(crate) struct Lab {
     pub(crate) server: ApiServer,
     pub(crate) client: Client,
-    config: Config,
+    pub(crate) config: Config,
 }
 
 impl Lab {
@@ -81,15 +81,7 @@ impl Lab {
             "--all",
         ];
         assert!(server.kubectl(waiting).output().unwrap().status.success());
-        let admission = server
-            .kubectl(["apply", "-k", &source::path("config/admission")])
-            .output()
-            .unwrap();
-        assert!(
-            admission.status.success(),
-            "{}",
-            String::from_utf8_lossy(&admission.stderr)
-        );
+        apply(&server, "config/admission");
         let config = block_on(config(&server));
         let client =
             block_on(async { client(config.clone(), Limits::default(), &ApiRequests::default()).unwrap() });
@@ -120,9 +112,14 @@ impl Lab {
 
     /// An operator that is elected by a Lease of this name.
     pub(crate) fn operator_by(&self, identity: &str, timing: Timing, lease: &str) -> Running {
+        Self::operator_through(self.config.clone(), identity, timing, lease)
+    }
+
+    /// An operator that talks to the API server as this configuration says.
+    pub(crate) fn operator_through(config: Config, identity: &str, timing: Timing, lease: &str) -> Running {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let (shutdown, identity) = (CancellationToken::new(), identity.to_owned());
-        let (stop, config, lease) = (shutdown.clone(), self.config.clone(), lease.to_owned());
+        let (stop, lease) = (shutdown.clone(), lease.to_owned());
         let task = RUNTIME.spawn(async move {
             let requests = ApiRequests::default();
             let operator = Operator {
@@ -361,6 +358,16 @@ pub(crate) fn condition(conditions: &Value, kind: &str) -> String {
     found.map_or("absent".to_owned(), |found| {
         format!("{}/{}", text(found, "status"), text(found, "reason"))
     })
+}
+
+/// Applies a folder of the source tree.
+pub(crate) fn apply(server: &ApiServer, folder: &str) {
+    let applied = server
+        .kubectl(["apply", "-k", &source::path(folder)])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&applied.stderr);
+    assert!(applied.status.success(), "{folder}: {said}");
 }
 
 async fn config(server: &ApiServer) -> Config {

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod accounts;
+mod admission;
 mod audit;
 mod baseline;
 mod changes;
@@ -13,6 +14,7 @@ mod derived;
 mod drift;
 mod enforced;
 mod external;
+mod identity;
 mod lab;
 mod names;
 mod probe;
