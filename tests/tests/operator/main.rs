@@ -20,4 +20,5 @@ mod names;
 mod probe;
 mod refusals;
 mod robustness;
+mod roles;
 mod running;
