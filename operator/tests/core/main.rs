@@ -18,6 +18,7 @@ mod openings;
 mod ownership;
 mod probe;
 mod random;
+mod reference;
 mod status;
 mod status_exceptions;
 mod transition;
