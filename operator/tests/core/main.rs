@@ -22,4 +22,5 @@ mod reference;
 mod status;
 mod status_exceptions;
 mod transition;
+mod transition_histories;
 mod transition_properties;

@@ -148,7 +148,7 @@ pub(crate) fn with_policies_of(before: &ClusterView, mut after: ClusterView) -> 
     after
 }
 
-fn labels() -> impl Strategy<Value = Value> {
+pub(crate) fn labels() -> impl Strategy<Value = Value> {
     prop::sample::select(vec![
         json!({"app": "x"}),
         json!({"app": "y"}),
@@ -177,7 +177,7 @@ pub(crate) const NAMES: [(&str, &[&str]); 3] = [
     ("inside.example.com", &["10.0.0.0", "10.0.0.1", "127.0.0.1"]),
 ];
 
-fn external() -> impl Strategy<Value = Value> {
+pub(crate) fn external() -> impl Strategy<Value = Value> {
     let network = prop::sample::select(vec![
         json!({"cidr": "192.0.2.0/24"}),
         json!({"cidr": "0.0.0.0/0", "except": ["192.0.2.0/24"]}),
@@ -206,7 +206,7 @@ fn external() -> impl Strategy<Value = Value> {
 }
 
 /// The ServiceAccount a pod runs as, and the one it is stamped as.
-fn identity() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
+pub(crate) fn identity() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
     prop::sample::select(vec![
         ("default", None),
         ("cart", Some("cart")),
@@ -217,7 +217,7 @@ fn identity() -> impl Strategy<Value = (&'static str, Option<&'static str>)> {
     ])
 }
 
-fn identified(mut pod: Value, (account, stamp): (&str, Option<&str>)) -> Value {
+pub(crate) fn identified(mut pod: Value, (account, stamp): (&str, Option<&str>)) -> Value {
     pod["spec"]["serviceAccountName"] = json!(account);
     if let Some(stamp) = stamp {
         pod["metadata"]["labels"]["ringfence.dev/service-account"] = json!(stamp);
@@ -245,7 +245,7 @@ fn peer() -> impl Strategy<Value = Value> {
     ]
 }
 
-fn zero_trust() -> impl Strategy<Value = Value> {
+pub(crate) fn zero_trust() -> impl Strategy<Value = Value> {
     let denied = prop::sample::select(vec![(true, true), (true, false), (false, true)]);
     let monitoring = prop::option::of((
         prop::collection::vec(client(), 1..3),
@@ -332,7 +332,7 @@ fn exempt() -> impl Strategy<Value = Value> {
     ]
 }
 
-fn access() -> impl Strategy<Value = Value> {
+pub(crate) fn access() -> impl Strategy<Value = Value> {
     let target = prop::sample::select(vec!["first", "second", "elsewhere", "missing"]);
     (target, prop::collection::vec(client(), 1..3), prop::option::of(prop::sample::select(vec![80, 81])))
         .prop_map(|(name, clients, port)| {
@@ -340,7 +340,7 @@ fn access() -> impl Strategy<Value = Value> {
         })
 }
 
-fn service() -> impl Strategy<Value = Value> {
+pub(crate) fn service() -> impl Strategy<Value = Value> {
     let selected = prop::sample::select(vec![
         json!({"app": "x"}),
         json!({"app": "y"}),
@@ -355,7 +355,7 @@ fn service() -> impl Strategy<Value = Value> {
 }
 
 /// What openings are derived from: a StatefulSet, an Ingress, a webhook, and addresses outside the cluster.
-fn sources() -> impl Strategy<Value = Vec<Value>> {
+pub(crate) fn sources() -> impl Strategy<Value = Vec<Value>> {
     let set = prop::option::of((
         selector(),
         prop::sample::select(vec!["first", "second", "missing"]),
@@ -423,7 +423,7 @@ fn port() -> impl Strategy<Value = Value> {
     prop::sample::select(vec![json!(8080), json!(9090), json!("http")])
 }
 
-fn foreign() -> impl Strategy<Value = Value> {
+pub(crate) fn foreign() -> impl Strategy<Value = Value> {
     let types = prop::sample::select(vec![
         json!(["Ingress"]),
         json!(["Egress"]),
@@ -450,7 +450,7 @@ fn foreign() -> impl Strategy<Value = Value> {
     })
 }
 
-fn pod(n: usize, namespace: &str, labels: &Value) -> Value {
+pub(crate) fn pod(n: usize, namespace: &str, labels: &Value) -> Value {
     // Every pod is on a node of its own: a pod and its own node are always connected, whatever policies say.
     let annotations = if n.is_multiple_of(3) {
         json!({"prometheus.io/scrape": "true", "prometheus.io/port": ANNOTATED_PORT.to_string()})
@@ -467,10 +467,10 @@ fn pod(n: usize, namespace: &str, labels: &Value) -> Value {
     })
 }
 
-fn policy(n: usize, spec: &Value) -> Value {
+pub(crate) fn policy(n: usize, spec: &Value) -> Value {
     json!({"kind": "NetworkPolicy", "metadata": {"name": format!("foreign-{n}"), "namespace": HOME}, "spec": spec})
 }
 
-fn named(kind: &str, name: &str, spec: &Value) -> Value {
+pub(crate) fn named(kind: &str, name: &str, spec: &Value) -> Value {
     json!({"kind": kind, "metadata": {"name": name, "namespace": HOME}, "spec": spec})
 }

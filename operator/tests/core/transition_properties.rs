@@ -12,7 +12,7 @@ use crate::meaning::is_exempt;
 use crate::random::{Ground, HOME, Wishes, cluster, ground, wishes, with_policies_of};
 
 /// Every connection there can be between the pods, and with an address outside.
-fn flows(world: &World) -> Vec<Flow> {
+pub(crate) fn flows(world: &World) -> Vec<Flow> {
     let mut addresses: Vec<IpAddr> = world
         .pods
         .values()
@@ -43,7 +43,7 @@ fn flows(world: &World) -> Vec<Flow> {
 
 /// What is compared from moment to moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Measure {
+pub(crate) enum Measure {
     /// Which connections pass, all things considered.
     Connections,
     /// Which connections each end lets pass, whatever the other end says.
@@ -51,7 +51,7 @@ enum Measure {
 }
 
 /// Which of the flows pass; with [`Measure::Ends`], an even number is the source's end, an odd one the destination's.
-fn allowed(view: &ClusterView, flows: &[Flow], measure: Measure) -> BTreeSet<usize> {
+pub(crate) fn allowed(view: &ClusterView, flows: &[Flow], measure: Measure) -> BTreeSet<usize> {
     let world = world(view);
     let verdicts = flows
         .iter()
