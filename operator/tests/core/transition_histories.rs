@@ -328,7 +328,7 @@ fn carry_out(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, max_shrink_iters: 4096, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, max_shrink_iters: 4096, ..ProptestConfig::default() })]
 
     #[test]
     fn through_any_history_no_end_is_more_open_or_more_closed_than_before_and_after(

@@ -3,6 +3,7 @@
 //! One cluster serves every case; the cases run one after another and each makes the state it starts from. Filter by
 //! name as with any test: `cargo test -p ringfence-tests --test cluster -- three_tier`.
 
+mod admission;
 mod audit;
 mod baseline;
 mod drift;
@@ -132,6 +133,10 @@ const CASES: &[(&str, Case)] = &[
     (
         "lifecycle::cleanup_leaves_the_node_as_it_was",
         lifecycle::cleanup_leaves_the_node_as_it_was,
+    ),
+    (
+        "admission::all_policies_at_once_hold_up_nothing",
+        admission::admission_policies_hold_up_nothing,
     ),
     (
         "lifecycle::deleting_everything_at_once_leaves_nothing_stuck",

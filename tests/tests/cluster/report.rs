@@ -48,7 +48,7 @@ fn says(lab: &Lab, wanted: &str) -> Result<bool> {
 }
 
 /// Each object belongs to its node, and each enforcer's Lease is renewed.
-fn owned_and_alive(lab: &Lab) -> Result<()> {
+pub(crate) fn owned_and_alive(lab: &Lab) -> Result<()> {
     for report in reports(lab)? {
         let owner = &report["metadata"]["ownerReferences"][0];
         ensure!(
@@ -69,7 +69,7 @@ fn owned_and_alive(lab: &Lab) -> Result<()> {
 }
 
 /// Every node reports, and where it has pods of the shop it holds exactly the policies that the API server has.
-fn agree(lab: &Lab) -> Result<bool> {
+pub(crate) fn agree(lab: &Lab) -> Result<bool> {
     let list = ["-n", SHOP, "get", "networkpolicies", "-o", "json"];
     let list: Value = serde_json::from_str(&lab.kubectl(&list)?)?;
     let policies: Vec<(String, Version)> = items(&list)

@@ -1,0 +1,81 @@
+//! All the admission policies that an administrator may choose, on at once: nothing that Ringfence or Kubernetes itself does is
+//! held up by them.
+
+use anyhow::{Result, ensure};
+use ringfence_tests::source;
+
+use crate::lab::Lab;
+use crate::report;
+
+const FOLDERS: [&str; 5] = [
+    "require-zero-trust",
+    "forbid-foreign-policies",
+    "forbid-allow-all",
+    "protect-generated",
+    "node-enforcement",
+];
+
+fn folder(name: &str) -> String {
+    source::path(&format!("config/admission/{name}"))
+}
+
+pub(crate) fn admission_policies_hold_up_nothing(lab: &Lab) -> Result<()> {
+    for name in FOLDERS {
+        lab.kubectl(&["apply", "-k", &folder(name)])?;
+    }
+    let result = with_all_on(lab);
+    for name in FOLDERS {
+        lab.kubectl(&["delete", "--ignore-not-found", "-k", &folder(name)])?;
+    }
+    result.and_then(|()| lab.install())
+}
+
+fn with_all_on(lab: &Lab) -> Result<()> {
+    // In force once an administrator may not write a report any more.
+    let node = lab.cluster.nodes().swap_remove(0).name;
+    let forged = r#"{"metadata":{"labels":{"forged":"yes"}}}"#;
+    lab.until("reports are protected", || {
+        let patch = [
+            "patch",
+            "nodeenforcement",
+            &node,
+            "--type=merge",
+            "--dry-run=server",
+            "-p",
+            forged,
+        ];
+        Ok(lab
+            .kubectl(&patch)
+            .is_err_and(|error| error.to_string().contains("only the enforcer")))
+    })?;
+    // The operator writes, the enforcers of both nodes report, and their Leases are renewed.
+    lab.close_shop()?;
+    lab.until("every node reports the policies that are in the API", || {
+        report::agree(lab)
+    })?;
+    report::owned_and_alive(lab)?;
+
+    // A namespace that goes takes its generated policies along.
+    lab.kubectl(&["create", "namespace", "leaving"])?;
+    let wish = r#"{"apiVersion":"ringfence.dev/v1alpha1","kind":"ZeroTrustNamespace","metadata":{"name":"default"},"spec":{"mode":"Enforce"}}"#;
+    let file = tempfile::NamedTempFile::new()?;
+    std::fs::write(file.path(), wish)?;
+    lab.kubectl(&["-n", "leaving", "apply", "-f", &file.path().to_string_lossy()])?;
+    lab.kubectl(&[
+        "-n",
+        "leaving",
+        "wait",
+        "--for=condition=Ready",
+        "ztn/default",
+        "--timeout=60s",
+    ])?;
+    lab.kubectl(&["delete", "namespace", "leaving", "--timeout=60s"])?;
+
+    // Everything at once: the garbage collector takes the shop's policies, and nothing is stuck.
+    ensure!(
+        !lab.policies()?.is_empty(),
+        "the shop has no policies: the case shows nothing"
+    );
+    lab.kubectl(&["delete", "-k", &source::path("config/default"), "--timeout=120s"])?;
+    lab.until("no NetworkPolicy is left", || Ok(lab.policies()?.is_empty()))
+}
