@@ -3,9 +3,10 @@
 //! A cache lags behind the API server. A plan made from a cache that does not yet hold our own writes would write them
 //! again, or undo them; the API server refuses most of that (a taken name, an old resourceVersion), but each refusal
 //! is a request for nothing. So a namespace's next plan waits until the cache holds what the last one wrote. A write
-//! that somebody undid before the cache saw it never shows: after a while the API server itself is asked.
+//! that somebody undid before the cache saw it never shows: after a while the API server itself is asked. So it is at once
+//! when it refuses a write for being about an older object: then the cache is behind, whatever the reason.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub enum Freshness {
 #[derive(Debug, Default)]
 pub struct Expectations {
     namespaces: HashMap<String, Namespace>,
+    /// Namespaces whose policies in the cache are known not to be those in the API server.
+    doubted: HashSet<String>,
 }
 
 #[derive(Debug)]
@@ -75,6 +78,9 @@ impl Expectations {
         cached: impl Iterator<Item = &'a NetworkPolicy>,
         now: Instant,
     ) -> Freshness {
+        if self.doubted.contains(namespace) {
+            return Freshness::Doubtful;
+        }
         let Some(entry) = self.namespaces.get_mut(namespace) else {
             return Freshness::Fresh;
         };
@@ -93,9 +99,15 @@ impl Expectations {
         }
     }
 
+    /// The API server refused a write because an object is another one by now: what the cache holds is no good for a plan.
+    pub fn doubt(&mut self, namespace: &str) {
+        self.doubted.insert(namespace.to_owned());
+    }
+
     /// The API server has been asked about a namespace: nothing is owed any more.
     pub fn forget(&mut self, namespace: &str) {
         self.namespaces.remove(namespace);
+        self.doubted.remove(namespace);
     }
 }
 
@@ -213,6 +225,20 @@ mod tests {
             Freshness::Fresh
         );
         assert_eq!(check(&mut deleted(), &[], now), Freshness::Fresh);
+    }
+
+    #[test]
+    fn what_a_refusal_contradicts_is_doubted_until_the_api_server_was_asked() {
+        let (mut expectations, now) = (Expectations::default(), Instant::now());
+        expectations.doubt("shop");
+        let cached = [policy("a", "u", "1")];
+        assert_eq!(check(&mut expectations, &cached, now), Freshness::Doubtful);
+        assert_eq!(
+            expectations.check("other", std::iter::empty(), now),
+            Freshness::Fresh
+        );
+        expectations.forget("shop");
+        assert_eq!(check(&mut expectations, &cached, now), Freshness::Fresh);
     }
 
     #[test]

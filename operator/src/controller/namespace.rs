@@ -60,7 +60,12 @@ impl Controller {
         self.tell(&view, namespace, &generated, &outcome, failure.as_slice())
             .await?;
         match outcome.failure {
-            Some((_, error)) => Err(error),
+            Some((_, error)) => {
+                if error.is_conflict() {
+                    lock(&self.expectations).doubt(namespace);
+                }
+                Err(error)
+            }
             None => Ok(Done::Finished),
         }
     }

@@ -117,13 +117,24 @@ impl Lab {
 
     /// An operator that talks to the API server as this configuration says.
     pub(crate) fn operator_through(config: Config, identity: &str, timing: Timing, lease: &str) -> Running {
+        let requests = ApiRequests::default();
+        let client = client(config, Limits::default(), &requests).unwrap();
+        Self::operator_of((client, requests), identity, timing, lease)
+    }
+
+    /// An operator with this client, whose requests are counted there.
+    pub(crate) fn operator_of(
+        (client, requests): (Client, ApiRequests),
+        identity: &str,
+        timing: Timing,
+        lease: &str,
+    ) -> Running {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let (shutdown, identity) = (CancellationToken::new(), identity.to_owned());
         let (stop, lease) = (shutdown.clone(), lease.to_owned());
         let task = RUNTIME.spawn(async move {
-            let requests = ApiRequests::default();
             let operator = Operator {
-                client: client(config, Limits::default(), &requests).unwrap(),
+                client,
                 requests,
                 generator: GeneratorConfig::default(),
                 resolver: Arc::new(Script),
