@@ -47,6 +47,7 @@ fn each_step_is_done_to_do_or_not_applicable() {
             "Monitoring",
             "ApiServer",
             "ExternalEgress",
+            "PathsVerified",
             "StatefulSetPeers",
             "RollingUpdates",
             "DropsLogged"

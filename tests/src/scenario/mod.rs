@@ -15,6 +15,7 @@ mod attempt;
 mod live;
 mod outside;
 mod replay;
+mod told;
 mod transcript;
 
 use std::fs;
@@ -25,6 +26,7 @@ use anyhow::{Context, Result, ensure};
 pub use live::read_world;
 pub use outside::Outside;
 pub use replay::{Tally, replay};
+pub use told::Told;
 pub use transcript::{Expectation, Place, Step, Target, parse};
 
 use crate::source;
@@ -147,7 +149,7 @@ mod tests {
         "S1.3", "S1.4", "S2.2", "S2.3-2.4", "S2.5", "S2.6", "S2.7", "S3.1", "S3.2", "S3.3", "S4.6-4.7",
         "S5.1", "S5.2", "S5.3", "S5.4", "S5.5", "S5.6", "S5.7", "S5.8", "S5.9", "S5.10", "S6.1", "S6.2",
         "S6.3", "S6.4", "S6.5", "S6.7", "S6.8", "S7", "S8.1", "S8.4", "S8.5", "S12", "S10.6", "S10.7",
-        "S10.8", "A.1", "A.2", "A.3",
+        "S10.8", "S10.10", "A.1", "A.2", "A.3",
     ];
 
     #[test]

@@ -9,6 +9,7 @@ use ringfence_policy::World;
 use super::attempt::{Attempt, Planner};
 use super::live::read_world;
 use super::outside::Outside;
+use super::told::untold;
 use super::{Scenario, Step};
 use crate::kube_objects::{kubectl, output};
 use crate::probe;
@@ -115,6 +116,10 @@ fn look(cluster: &Cluster, scenario: &Scenario, step: &Step, outside: &Outside) 
     // First the few that the transcript names: while these differ, the many others need not be tried.
     let named = plan_named(cluster, &world, step, outside)?;
     let lines = differences(&named)?;
+    if !lines.is_empty() {
+        return Ok(Look::Different(lines));
+    }
+    let lines = untold(cluster, &step.told)?;
     if !lines.is_empty() {
         return Ok(Look::Different(lines));
     }

@@ -9,6 +9,7 @@
 //!   203.0.113.7 -> nodeport/api:80   open        its node port, at the nodes that run its pods
 //!   203.0.113.7 -> othernode/api:80  open        the same at the nodes that do not
 //!   203.0.113.7 -> server:8080       closed      somebody outside the cluster
+//!   client -> server:9090            told ingress deny,allow-*   a packet was dropped, by these policies, and told of
 //! ```
 
 use std::fmt;
@@ -17,6 +18,8 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, bail, ensure};
 use ringfence_policy::{ObjectKey, Protocol};
 
+use super::told::Told;
+
 /// Commands, and what must be seen after them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Step {
@@ -24,6 +27,8 @@ pub struct Step {
     pub commands: Vec<Vec<String>>,
     /// Who reaches whom then.
     pub expectations: Vec<Expectation>,
+    /// Which dropped packets enforcers have told of then.
+    pub told: Vec<Told>,
 }
 
 /// A connection, and whether it must be possible.
@@ -98,22 +103,23 @@ pub fn parse(text: &str, namespace: &str) -> Result<Vec<Step>> {
             let command = kubectl(command).with_context(at)?;
             // Commands after an expectation begin a new step.
             match steps.last_mut() {
-                Some(step) if step.expectations.is_empty() => step.commands.push(command),
+                Some(step) if step.expectations.is_empty() && step.told.is_empty() => {
+                    step.commands.push(command);
+                }
                 _ => steps.push(Step {
                     commands: vec![command],
-                    expectations: Vec::new(),
+                    ..Step::default()
                 }),
             }
         } else {
-            let expectation = expectation(line, index + 1, namespace).with_context(at)?;
             let step = steps.last_mut().context("an expectation before any command");
             let step = step.with_context(at)?;
-            step.expectations.push(expectation);
+            seen(step, line, index + 1, namespace).with_context(at)?;
         }
     }
     let last = steps.last().context("no command at all")?;
     ensure!(
-        !last.expectations.is_empty(),
+        !last.expectations.is_empty() || !last.told.is_empty(),
         "nothing is expected after the last command"
     );
     Ok(steps)
@@ -132,30 +138,42 @@ fn kubectl(command: &str) -> Result<Vec<String>> {
     Ok(words.map(str::to_owned).collect())
 }
 
-fn expectation(line: &str, number: usize, namespace: &str) -> Result<Expectation> {
+/// Reads what must be seen.
+fn seen(step: &mut Step, line: &str, number: usize, namespace: &str) -> Result<()> {
     let (from, rest) = line
         .split_once(" -> ")
         .context("neither a command nor `FROM -> TO open`")?;
-    let mut words = rest.split_whitespace();
-    let (Some(to), Some(word), None) = (words.next(), words.next(), words.next()) else {
+    let words: Vec<&str> = rest.split_whitespace().collect();
+    let [to, word, more @ ..] = &words[..] else {
         bail!("after the arrow come two words: `TO open` or `TO closed`");
     };
-    let open = match word {
-        "open" => true,
-        "closed" => false,
-        other => bail!("`{other}` is neither open nor closed"),
-    };
     let (to, protocol) = split_protocol(to);
-    let from = from.trim();
-    Ok(Expectation {
+    let (from, to) = (place(from.trim(), namespace)?, target(to, namespace)?);
+    let open = match (*word, more) {
+        ("told", more) => {
+            let told = Told::new(number, (from, to, protocol), more, namespace)?;
+            step.told.push(told);
+            return Ok(());
+        }
+        ("open", []) => true,
+        ("closed", []) => false,
+        (other, []) => bail!("`{other}` is neither open nor closed"),
+        _ => bail!("after the arrow come two words: `TO open` or `TO closed`"),
+    };
+    step.expectations.push(Expectation {
         line: number,
-        from: match from.parse() {
-            Ok(address) => Place::Outside(address),
-            Err(_) => Place::Pod(object(from, namespace)?),
-        },
-        to: target(to, namespace)?,
+        from,
+        to,
         protocol,
         open,
+    });
+    Ok(())
+}
+
+fn place(text: &str, namespace: &str) -> Result<Place> {
+    Ok(match text.parse() {
+        Ok(address) => Place::Outside(address),
+        Err(_) => Place::Pod(object(text, namespace)?),
     })
 }
 

@@ -71,6 +71,7 @@ fn with_all_on(lab: &Lab) -> Result<()> {
     ])?;
     lab.kubectl(&["delete", "namespace", "leaving", "--timeout=60s"])?;
 
+    opened_in_order(lab)?;
     // Everything at once: the garbage collector takes the shop's policies, and nothing is stuck.
     ensure!(
         !lab.policies()?.is_empty(),
@@ -78,4 +79,35 @@ fn with_all_on(lab: &Lab) -> Result<()> {
     );
     lab.kubectl(&["delete", "-k", &source::path("config/default"), "--timeout=120s"])?;
     lab.until("no NetworkPolicy is left", || Ok(lab.policies()?.is_empty()))
+}
+
+/// `uninstall` runs as a Job, as the documentation has it, and the operator closes the shop again.
+fn opened_in_order(lab: &Lab) -> Result<()> {
+    let scale = |replicas: &str| {
+        let replicas = format!("--replicas={replicas}");
+        lab.kubectl(&[
+            "-n",
+            "ringfence-system",
+            "scale",
+            "deployment",
+            "ringfence-operator",
+            &replicas,
+        ])
+    };
+    scale("0")?;
+    lab.kubectl(&["apply", "-k", &source::path("config/uninstall")])?;
+    let job = "job/ringfence-uninstall";
+    let complete = [
+        "-n",
+        "ringfence-system",
+        "wait",
+        "--for=condition=Complete",
+        job,
+        "--timeout=120s",
+    ];
+    lab.kubectl(&complete)?;
+    ensure!(lab.policies()?.is_empty(), "uninstalling left policies");
+    lab.kubectl(&["delete", "-k", &source::path("config/uninstall")])?;
+    scale("2")?;
+    lab.close_shop()
 }
