@@ -62,7 +62,7 @@ impl Controller {
         match outcome.failure {
             Some((_, error)) => {
                 if error.is_conflict() {
-                    lock(&self.expectations).doubt(namespace);
+                    lock(self.owed.of(kind)).doubt(namespace);
                 }
                 Err(error)
             }

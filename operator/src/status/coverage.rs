@@ -59,7 +59,7 @@ pub(super) fn covered(
         exempt: count(exempt),
         host_network: count(read.host_network.len()),
         uncovered,
-        reopened: super::reopened::reopened(&world, &read, asked(denied).collect()),
+        reopened: super::reopened::reopened(&world, &read, &asked(denied).collect::<Vec<_>>()),
     };
     (coverage, in_short, finding)
 }

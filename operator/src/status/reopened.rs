@@ -14,10 +14,10 @@ const PODS: usize = 5;
 const TEXT: usize = 512;
 
 /// The rules of foreign policies that open covered pods further in these directions.
-pub(super) fn reopened(world: &World, read: &Coverage, directions: Vec<Direction>) -> Vec<Reopened> {
+pub(super) fn reopened(world: &World, read: &Coverage, directions: &[Direction]) -> Vec<Reopened> {
     let mut by_rule: BTreeMap<(&ObjectKey, Direction, usize), Vec<&str>> = BTreeMap::new();
     for (key, pod) in &read.pods {
-        for direction in &directions {
+        for direction in directions {
             for by in &pod.direction(*direction).reopened {
                 let rule = (&by.policy, *direction, by.rule);
                 by_rule.entry(rule).or_default().push(&key.name);
