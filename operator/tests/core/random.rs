@@ -245,6 +245,16 @@ fn peer() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// Wishes that are in force or on trial.
+pub(crate) fn wishes_in_any_mode() -> impl Strategy<Value = Wishes> {
+    (wishes(), prop::bool::weighted(0.2)).prop_map(|(mut wishes, on_trial)| {
+        if let Some(zero_trust) = wishes.zero_trust.as_mut().filter(|_| on_trial) {
+            zero_trust["spec"]["mode"] = json!("Audit");
+        }
+        wishes
+    })
+}
+
 pub(crate) fn zero_trust() -> impl Strategy<Value = Value> {
     let denied = prop::sample::select(vec![(true, true), (true, false), (false, true)]);
     let monitoring = prop::option::of((
