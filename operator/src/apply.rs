@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Refusal};
 use crate::expectations::{Expectations, Expected};
+use crate::foreign::StagedKubernetesNetworkPolicy;
 use crate::leader::Fence;
 use crate::metrics::{OperatorMetrics, Verb};
 use crate::names::FIELD_MANAGER;
@@ -31,6 +32,8 @@ pub enum Kind {
     Policy,
     /// AuditNetworkPolicies: policies on trial.
     Trial,
+    /// The same as Calico knows them.
+    Staged,
 }
 
 impl Kind {
@@ -40,17 +43,20 @@ impl Kind {
         match self {
             Self::Policy => "NetworkPolicy",
             Self::Trial => "AuditNetworkPolicy",
+            Self::Staged => "StagedKubernetesNetworkPolicy",
         }
     }
 }
 
-/// What was written but not yet seen again, of both kinds.
+/// What was written but not yet seen again, of each kind.
 #[derive(Clone, Default)]
 pub struct Owed {
     /// Of NetworkPolicies.
     pub policies: Arc<Mutex<Expectations>>,
     /// Of AuditNetworkPolicies.
     pub trials: Arc<Mutex<Expectations>>,
+    /// Of Calico's policies on trial.
+    pub staged: Arc<Mutex<Expectations>>,
 }
 
 impl Owed {
@@ -60,6 +66,7 @@ impl Owed {
         match kind {
             Kind::Policy => &self.policies,
             Kind::Trial => &self.trials,
+            Kind::Staged => &self.staged,
         }
     }
 }
@@ -220,10 +227,11 @@ impl Applier {
     }
 }
 
-/// The API of one kind in one namespace, with policies of either kind as NetworkPolicies.
+/// The API of one kind in one namespace, with policies of every kind as NetworkPolicies.
 enum Door {
     Policies(Api<NetworkPolicy>),
     Trials(Api<AuditNetworkPolicy>),
+    Staged(Api<StagedKubernetesNetworkPolicy>),
 }
 
 impl Door {
@@ -231,6 +239,7 @@ impl Door {
         match kind {
             Kind::Policy => Self::Policies(Api::namespaced(client.clone(), namespace)),
             Kind::Trial => Self::Trials(Api::namespaced(client.clone(), namespace)),
+            Kind::Staged => Self::Staged(Api::namespaced(client.clone(), namespace)),
         }
     }
 
@@ -238,6 +247,7 @@ impl Door {
         match self {
             Self::Policies(_) => Kind::Policy,
             Self::Trials(_) => Kind::Trial,
+            Self::Staged(_) => Kind::Staged,
         }
     }
 
@@ -245,6 +255,10 @@ impl Door {
         match self {
             Self::Policies(api) => api.create(params, policy).await,
             Self::Trials(api) => {
+                let answer = api.create(params, &policy.clone().into()).await;
+                answer.map(|answer| answer.as_policy())
+            }
+            Self::Staged(api) => {
                 let answer = api.create(params, &policy.clone().into()).await;
                 answer.map(|answer| answer.as_policy())
             }
@@ -259,6 +273,10 @@ impl Door {
                 let answer = api.replace(&name, params, &policy.clone().into()).await;
                 answer.map(|answer| answer.as_policy())
             }
+            Self::Staged(api) => {
+                let answer = api.replace(&name, params, &policy.clone().into()).await;
+                answer.map(|answer| answer.as_policy())
+            }
         }
     }
 
@@ -266,6 +284,7 @@ impl Door {
         match self {
             Self::Policies(api) => api.delete(name, params).await.map(|_| ()),
             Self::Trials(api) => api.delete(name, params).await.map(|_| ()),
+            Self::Staged(api) => api.delete(name, params).await.map(|_| ()),
         }
     }
 }

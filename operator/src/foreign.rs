@@ -1,12 +1,58 @@
-//! Kinds of other projects that openings are derived from, as far as they matter here. A cluster may have them or not.
+//! Kinds of other projects that openings are derived from, or that policies on trial are written as, too, as far as they matter
+//! here. A cluster may have them or not.
 //!
 //! Whatever may be left out may be left out here too, and unknown fields are ignored: an object that this program reads
 //! less of than its author wrote opens less, and never keeps the others from being read.
 
+use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::CustomResource;
 use serde::{Deserialize, Serialize};
+
+/// A NetworkPolicy that Calico only tries out: its flow logs tell what it would do.
+#[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[kube(
+    group = "projectcalico.org",
+    version = "v3",
+    kind = "StagedKubernetesNetworkPolicy",
+    plural = "stagedkubernetesnetworkpolicies",
+    namespaced,
+    schema = "disabled",
+    derive = "PartialEq"
+)]
+#[serde(default, rename_all = "camelCase")]
+pub struct StagedKubernetesNetworkPolicySpec {
+    /// What becomes of the policy when it is put in force: `Set`, it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub staged_action: Option<String>,
+    /// The spec of the NetworkPolicy.
+    #[serde(flatten)]
+    pub policy: NetworkPolicySpec,
+}
+
+impl From<NetworkPolicy> for StagedKubernetesNetworkPolicy {
+    fn from(policy: NetworkPolicy) -> Self {
+        Self {
+            metadata: policy.metadata,
+            spec: StagedKubernetesNetworkPolicySpec {
+                staged_action: Some("Set".to_owned()),
+                policy: policy.spec.unwrap_or_default(),
+            },
+        }
+    }
+}
+
+impl StagedKubernetesNetworkPolicy {
+    /// The NetworkPolicy that it stands for.
+    #[must_use]
+    pub fn as_policy(&self) -> NetworkPolicy {
+        NetworkPolicy {
+            metadata: self.metadata.clone(),
+            spec: Some(self.spec.policy.clone()),
+        }
+    }
+}
 
 /// Which requests a Gateway brings to which Services.
 #[derive(CustomResource, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use futures::future::{BoxFuture, pending};
 use futures::stream::BoxStream;
@@ -24,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::callbacks::{Callback, Calls};
 use crate::error::Error;
-use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor};
+use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor, StagedKubernetesNetworkPolicy};
 use crate::stores::{Definition, Sink, Versions, forget_managers, named};
 use crate::triggers::Change;
 
@@ -47,19 +48,19 @@ macro_rules! sources {
         /// Whether it is known, of each kind that a cluster need not have, what there is of it.
         #[derive(Clone)]
         struct Settled {
-            $($ofield: watch::Receiver<bool>,)*
+            $($ofield: watch::Receiver<Presence>,)*
         }
 
         /// The writing ends of [`Sources`].
         pub(crate) struct SourceFeeds {
             $(pub(crate) $field: Writer<$kind>,)*
-            $(pub(crate) $ofield: (Writer<$okind>, watch::Sender<bool>),)*
+            $(pub(crate) $ofield: (Writer<$okind>, watch::Sender<Presence>),)*
         }
 
         /// Empty caches and what fills them.
         pub(crate) fn sources() -> (Sources, SourceFeeds) {
             $(let $field = reflector::store::<$kind>();)*
-            $(let $ofield = (reflector::store::<$okind>(), watch::channel(false));)*
+            $(let $ofield = (reflector::store::<$okind>(), watch::channel(Presence::Unknown));)*
             let sources = Sources {
                 $($field: $field.0,)*
                 $($ofield: $ofield.0.0,)*
@@ -127,12 +128,41 @@ sources! {
         pod_monitors: PodMonitor, "podmonitors.monitoring.coreos.com";
         /// ServiceMonitors: on which ports the pods behind Services serve metrics.
         service_monitors: ServiceMonitor, "servicemonitors.monitoring.coreos.com";
+        /// Policies on trial as Calico knows them, where its API is served from definitions.
+        staged: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.projectcalico.org";
+        /// The same where Calico's own API server serves them, and the definition is of what that one stores.
+        staged_elsewhere: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.crd.projectcalico.org";
     }
 }
 
 const ENDED: Error = Error::Ended("a watch");
 
+/// Whether a cluster has a kind that it need not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// Nobody knows yet.
+    Unknown,
+    /// It has not, or does not let it be read.
+    Absent,
+    /// It has, and all objects were listed.
+    Listed,
+}
+
 impl Sources {
+    /// Calico's policies on trial; None where there is no such kind.
+    pub(crate) fn staged(&self) -> Option<Vec<Arc<StagedKubernetesNetworkPolicy>>> {
+        let listed = |presence: &watch::Receiver<Presence>| *presence.borrow() == Presence::Listed;
+        let mut caches = Vec::new();
+        if listed(&self.settled.staged) {
+            caches.push(&self.staged);
+        }
+        if listed(&self.settled.staged_elsewhere) {
+            caches.push(&self.staged_elsewhere);
+        }
+        // Both are of one kind in the API.
+        caches.first().map(|cache| cache.state())
+    }
+
     /// What the API server is told to call.
     pub(crate) fn callbacks(&self) -> BTreeSet<Callback> {
         fn of<K>(store: &Store<K>) -> impl Iterator<Item = Callback> + use<K>
@@ -159,9 +189,9 @@ where
     }
 }
 
-async fn known(mut settled: watch::Receiver<bool>) -> Result<(), Error> {
+async fn known(mut settled: watch::Receiver<Presence>) -> Result<(), Error> {
     settled
-        .wait_for(|settled| *settled)
+        .wait_for(|settled| *settled != Presence::Unknown)
         .await
         .map(|_| ())
         .map_err(|_| ENDED)
@@ -174,7 +204,7 @@ async fn optional<K>(
     client: Client,
     definition: &str,
     mut writer: Writer<K>,
-    settled: watch::Sender<bool>,
+    settled: watch::Sender<Presence>,
 ) -> Result<(), Error>
 where
     K: Lookup + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
@@ -208,7 +238,7 @@ where
                     }
                     (true, watching) => {
                         objects = None;
-                        settled.send_replace(true);
+                        settled.send_replace(Presence::Absent);
                         if watching {
                             writer.apply_watcher_event(&watcher::Event::Init);
                             let cleared = sink.step(&mut writer, &store, &watcher::Event::InitDone);
@@ -224,7 +254,7 @@ where
                     let change = sink.step(&mut writer, &store, &event);
                     change.iter().for_each(|change| sink.changed(change));
                     if matches!(event, watcher::Event::InitDone) {
-                        settled.send_replace(true);
+                        settled.send_replace(Presence::Listed);
                     }
                 }
                 Err(error) => {
@@ -238,9 +268,9 @@ where
 
 /// A kind that may not be read must not keep everything else waiting. One that can't be read just now does: without it
 /// openings would be withdrawn and come back.
-fn unblock(settled: &watch::Sender<bool>, error: &watcher::Error) {
+fn unblock(settled: &watch::Sender<Presence>, error: &watcher::Error) {
     if is_refusal(error) {
-        settled.send_replace(true);
+        settled.send_replace(Presence::Absent);
     }
 }
 
@@ -342,16 +372,16 @@ mod tests {
             (500, true),
             (503, true),
         ] {
-            let (settled, known) = watch::channel(false);
+            let (settled, known) = watch::channel(Presence::Unknown);
             unblock(&settled, &answer(code));
-            assert_eq!(!*known.borrow(), waits, "{code}");
+            assert_eq!(*known.borrow() == Presence::Unknown, waits, "{code}");
         }
     }
 
     #[test]
     fn every_kind_has_a_name_for_metrics() {
         let names: BTreeSet<_> = kind_names().collect();
-        assert_eq!(names.len(), 10);
+        assert_eq!(names.len(), 11);
         assert!(!names.contains("other"), "{names:?}");
     }
 }

@@ -25,6 +25,7 @@ use ringfence_crd::{
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
+use crate::foreign::StagedKubernetesNetworkPolicy;
 use crate::metrics::OperatorMetrics;
 use crate::probe;
 use crate::reports::Reports;
@@ -344,6 +345,19 @@ pub fn list_policies(
 pub async fn list_trials(client: &Client, namespace: &str) -> Result<Vec<NetworkPolicy>, Error> {
     let list: Vec<AuditNetworkPolicy> = list_in(client, namespace).await?;
     Ok(list.iter().map(AuditNetworkPolicy::as_policy).collect())
+}
+
+/// The same for Calico's kind of them.
+///
+/// # Errors
+///
+/// When it does not answer.
+pub async fn list_staged(client: &Client, namespace: &str) -> Result<Vec<NetworkPolicy>, Error> {
+    let list: Vec<StagedKubernetesNetworkPolicy> = list_in(client, namespace).await?;
+    Ok(list
+        .iter()
+        .map(StagedKubernetesNetworkPolicy::as_policy)
+        .collect())
 }
 
 fn list_in<K>(client: &Client, namespace: &str) -> impl Future<Output = Result<Vec<K>, Error>> + use<K>

@@ -26,11 +26,12 @@ use crate::apply::{Applier, Kind, Owed};
 use crate::args::UninstallArgs;
 use crate::controller::{anchor_of, enter};
 use crate::error::{Error, Refusal};
+use crate::foreign::StagedKubernetesNetworkPolicy;
 use crate::generate::Generated;
 use crate::leader::{Election, Timing};
 use crate::metrics::OperatorMetrics;
 use crate::stores::{Definition, ZERO_TRUST_DEFINITION};
-use crate::transition::{plan, plan_trials};
+use crate::transition::{plan, plan_staged, plan_trials};
 use crate::view::ClusterView;
 
 /// How often a namespace that changes under our hands is planned anew.
@@ -88,7 +89,13 @@ pub async fn uninstall(
     let applier = Applier::new(client.clone(), fence, OperatorMetrics::default(), Owed::default());
     let (mut opened, mut failure) = (BTreeMap::new(), None);
     let view = read(client).await?;
-    let namespaces: BTreeSet<&String> = view.policies.keys().chain(view.trials.keys()).collect();
+    let staged = view.staged.iter().flat_map(BTreeMap::keys);
+    let namespaces: BTreeSet<&String> = view
+        .policies
+        .keys()
+        .chain(view.trials.keys())
+        .chain(staged)
+        .collect();
     for namespace in namespaces {
         match open(client, &applier, &view, namespace).await {
             Ok(0) => {}
@@ -112,11 +119,22 @@ async fn open(
     namespace: &str,
 ) -> Result<usize, Error> {
     let mut view = view.clone();
-    let trials = plan_trials(&view, namespace, &Generated::default()).last;
-    let outcome = applier.execute(Kind::Trial, namespace, trials).await;
-    let mut deleted = outcome.answers.len();
-    if let Some((_, error)) = outcome.failure {
-        return Err(error);
+    let mut deleted = 0;
+    for (kind, steps) in [
+        (
+            Kind::Trial,
+            plan_trials(&view, namespace, &Generated::default()).last,
+        ),
+        (
+            Kind::Staged,
+            plan_staged(&view, namespace, &Generated::default()).last,
+        ),
+    ] {
+        let outcome = applier.execute(kind, namespace, steps).await;
+        deleted += outcome.answers.len();
+        if let Some((_, error)) = outcome.failure {
+            return Err(error);
+        }
     }
     for attempt in 1.. {
         // Without generated policies the plan is the way to an open namespace.
@@ -167,6 +185,15 @@ async fn read(client: &Client) -> Result<ClusterView, Error> {
         .await?
         .into_iter()
         .for_each(|object| view.insert_trial(Arc::new(object.as_policy())));
+    let mut staged: BTreeMap<String, Vec<Arc<NetworkPolicy>>> = BTreeMap::new();
+    for object in list::<StagedKubernetesNetworkPolicy>(client).await? {
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        staged
+            .entry(namespace)
+            .or_default()
+            .push(Arc::new(object.as_policy()));
+    }
+    view.staged = Some(staged);
     for baseline in list::<ZeroTrustBaseline>(client).await? {
         let mut leaving = baseline.as_ref().clone();
         leaving

@@ -76,6 +76,9 @@ pub struct ClusterView {
     pub policies: BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
     /// AuditNetworkPolicies of any origin, by namespace, as the NetworkPolicies that they stand for. Read like `policies`.
     pub trials: BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+    /// Calico's policies on trial of the namespace that a turn is about, as the NetworkPolicies that they stand for. None where
+    /// the cluster has no such kind.
+    pub staged: Option<BTreeMap<String, Vec<Arc<NetworkPolicy>>>>,
     /// Whether the cluster refuses pods that are stamped as another ServiceAccount than they run as, see
     /// [`crate::accounts`].
     pub stamps_protected: bool,

@@ -18,8 +18,8 @@ use crate::expectations::Freshness;
 use crate::generate::{Generated, generate};
 use crate::queue::Done;
 use crate::status::{NamespaceInput, WriteFailure, namespace_status, namespace_summary};
-use crate::stores::{list_policies, list_trials};
-use crate::transition::{Cause, Step, TrialPlan, plan, plan_trials};
+use crate::stores::{list_policies, list_staged, list_trials};
+use crate::transition::{Cause, Step, TrialPlan, plan, plan_staged, plan_trials};
 use crate::triggers::Key;
 use crate::view::ClusterView;
 
@@ -44,6 +44,7 @@ impl Controller {
         let generated = generate(&view, &self.generator, namespace);
         let plan = plan(&view, namespace, &generated);
         let trials = plan_trials(&view, namespace, &generated);
+        let staged = plan_staged(&view, namespace, &generated);
         if plan.steps.iter().any(narrows) && !self.is_still_in_force(&view, namespace).await? {
             return Ok(Done::Again(LAG));
         }
@@ -57,6 +58,8 @@ impl Controller {
             })
         });
         self.failed(namespace, failure.as_ref());
+        let steps = staged.first.into_iter().chain(staged.last).collect();
+        let staged = self.applier.execute(Kind::Staged, namespace, steps).await;
         self.tell(&view, namespace, &generated, &outcome, failure.as_slice())
             .await?;
         match outcome.failure {
@@ -66,7 +69,8 @@ impl Controller {
                 }
                 Err(error)
             }
-            None => Ok(Done::Finished),
+            // Only told of: what Calico is to try out decides nothing here.
+            None => staged.failure.map_or(Ok(Done::Finished), |(_, error)| Err(error)),
         }
     }
 
@@ -88,11 +92,9 @@ impl Controller {
         ];
         for (kind, steps) in stages {
             let outcome = self.applier.execute(kind, namespace, steps).await;
-            let held = match kind {
-                Kind::Policy => &mut view.policies,
-                Kind::Trial => &mut view.trials,
-            };
-            snapshot::enter(held, namespace, &outcome.answers);
+            if let Some(held) = held(view, kind) {
+                snapshot::enter(held, namespace, &outcome.answers);
+            }
             all.repairs.extend(outcome.repairs);
             if outcome.failure.is_some() {
                 all.failure = outcome.failure;
@@ -204,40 +206,33 @@ impl Controller {
         if cached.is_some() && !lock(&self.versions).is_fresh(&key, cached.as_deref(), Instant::now()) {
             return Ok(false);
         }
-        let fresh = [
-            (
-                Kind::Policy,
-                self.freshness(Kind::Policy, &view.policies, namespace),
-            ),
-            (Kind::Trial, self.freshness(Kind::Trial, &view.trials, namespace)),
-        ];
-        for (kind, freshness) in fresh {
-            match (kind, freshness) {
-                (_, Freshness::Fresh) => continue,
-                (_, Freshness::Behind) => return Ok(false),
-                (Kind::Policy, Freshness::Doubtful) => {
-                    let listed = list_policies(&self.client, namespace).await?;
-                    view.policies.insert(namespace.to_owned(), shared(listed));
-                }
-                (Kind::Trial, Freshness::Doubtful) => {
-                    let listed = list_trials(&self.client, namespace).await?;
-                    view.trials.insert(namespace.to_owned(), shared(listed));
+        for kind in [Kind::Policy, Kind::Trial, Kind::Staged] {
+            let Some(cached) = held(view, kind) else {
+                continue;
+            };
+            let policies = cached.get(namespace).map(Vec::as_slice).unwrap_or_default();
+            let policies = policies.iter().map(AsRef::as_ref);
+            let freshness = lock(self.owed.of(kind)).check(namespace, policies, Instant::now());
+            match freshness {
+                Freshness::Fresh => continue,
+                Freshness::Behind => return Ok(false),
+                Freshness::Doubtful => {
+                    let listed = self.list(kind, namespace).await?;
+                    cached.insert(namespace.to_owned(), listed.into_iter().map(Arc::new).collect());
+                    lock(self.owed.of(kind)).forget(namespace);
                 }
             }
-            lock(self.owed.of(kind)).forget(namespace);
         }
         Ok(true)
     }
 
-    fn freshness(
-        &self,
-        kind: Kind,
-        cached: &BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
-        namespace: &str,
-    ) -> Freshness {
-        let cached = cached.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        let cached = cached.iter().map(AsRef::as_ref);
-        lock(self.owed.of(kind)).check(namespace, cached, Instant::now())
+    /// The API server's own list of a namespace's policies of a kind.
+    async fn list(&self, kind: Kind, namespace: &str) -> Result<Vec<NetworkPolicy>, Error> {
+        match kind {
+            Kind::Policy => list_policies(&self.client, namespace).await,
+            Kind::Trial => list_trials(&self.client, namespace).await,
+            Kind::Staged => list_staged(&self.client, namespace).await,
+        }
     }
 
     /// Keeps the namespace's failure, or its end, for the statuses of the ServiceAccesses concerned.
@@ -291,8 +286,13 @@ impl Controller {
     }
 }
 
-fn shared(policies: Vec<NetworkPolicy>) -> Vec<Arc<NetworkPolicy>> {
-    policies.into_iter().map(Arc::new).collect()
+/// The view's policies of a kind; None where the cluster has no such kind.
+fn held(view: &mut ClusterView, kind: Kind) -> Option<&mut BTreeMap<String, Vec<Arc<NetworkPolicy>>>> {
+    match kind {
+        Kind::Policy => Some(&mut view.policies),
+        Kind::Trial => Some(&mut view.trials),
+        Kind::Staged => view.staged.as_mut(),
+    }
 }
 
 /// Whether a step withdraws something because of what users changed.

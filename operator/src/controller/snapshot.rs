@@ -26,6 +26,13 @@ pub(super) fn snapshot(stores: &Stores, namespace: &str) -> ClusterView {
     add_trials(&mut view, stores, |policy| {
         policy.metadata.namespace.as_deref() == Some(namespace)
     });
+    view.staged = stores.sources.staged().map(|all| {
+        let own = all
+            .iter()
+            .filter(|policy| policy.metadata.namespace.as_deref() == Some(namespace));
+        let own = own.map(|policy| Arc::new(policy.as_policy())).collect();
+        BTreeMap::from([(namespace.to_owned(), own)])
+    });
     view
 }
 

@@ -30,7 +30,7 @@ mod order;
 mod sides;
 mod trials;
 
-pub use trials::{TrialPlan, plan_trials};
+pub use trials::{TrialPlan, plan_staged, plan_trials};
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use ringfence_policy::ObjectKey;

@@ -30,8 +30,26 @@ pub struct TrialPlan {
 /// Plans them, from the namespace's AuditNetworkPolicies in the view. No steps: everything is as generated.
 #[must_use]
 pub fn plan_trials(view: &ClusterView, namespace: &str, generated: &Generated) -> TrialPlan {
+    plan_from(view, &view.trials, namespace, generated)
+}
+
+/// The same for Calico's kind of policies on trial; nothing where the cluster has none.
+#[must_use]
+pub fn plan_staged(view: &ClusterView, namespace: &str, generated: &Generated) -> TrialPlan {
+    let staged = view.staged.as_ref();
+    staged.map_or_else(TrialPlan::default, |staged| {
+        plan_from(view, staged, namespace, generated)
+    })
+}
+
+fn plan_from(
+    view: &ClusterView,
+    existing: &BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+    namespace: &str,
+    generated: &Generated,
+) -> TrialPlan {
     let ledger = Ledger::of(view, namespace);
-    let found = view.trials.get(namespace).into_iter().flatten();
+    let found = existing.get(namespace).into_iter().flatten();
     let mut found: BTreeMap<String, &Arc<NetworkPolicy>> =
         found.map(|policy| (policy.name_any(), policy)).collect();
     let mut plan = TrialPlan::default();

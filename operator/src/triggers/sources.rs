@@ -17,7 +17,7 @@ use ringfence_policy::ObjectKey;
 
 use super::{Change, SOON, Triggers, either, spec_changed};
 use crate::callbacks::{Callback, Calls};
-use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor};
+use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor, StagedKubernetesNetworkPolicy};
 use crate::generate::{SCRAPE_ANNOTATION, api_server_service, service_of};
 use crate::stores::Versions;
 use crate::view::key;
@@ -37,6 +37,8 @@ pub enum Source {
     Nodes,
     /// What the API server calls, by namespace.
     Callbacks(BTreeSet<String>),
+    /// Calico's policies on trial of a namespace.
+    Staged(String),
     /// Nobody's: nothing changed that an opening depends on.
     Nothing,
 }
@@ -108,6 +110,13 @@ impl From<Versions<HTTPRoute>> for Change {
     }
 }
 
+impl From<Versions<StagedKubernetesNetworkPolicy>> for Change {
+    fn from(versions: Versions<StagedKubernetesNetworkPolicy>) -> Self {
+        let facts = |policy: &StagedKubernetesNetworkPolicy| (policy.uid(), policy.spec.clone());
+        source(&versions, facts, |policy| Source::Staged(namespace(policy)))
+    }
+}
+
 impl From<Versions<PodMonitor>> for Change {
     fn from(versions: Versions<PodMonitor>) -> Self {
         by_spec(&versions, |_| Source::Monitors)
@@ -158,6 +167,10 @@ impl Triggers {
             Source::Nothing => false,
             Source::Addresses(service) => self.is_told_by_addresses(service),
             Source::Peers(namespace) => {
+                self.namespace_if_covered(namespace, SOON);
+                false
+            }
+            Source::Staged(namespace) => {
                 self.namespace_if_covered(namespace, SOON);
                 false
             }

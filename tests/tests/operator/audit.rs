@@ -1,8 +1,10 @@
 //! Mode Audit against a real API server.
 
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::ResourceExt;
 use kube::api::{DeleteParams, ListParams};
 use ringfence_crd::{AuditNetworkPolicy, ServiceAccess, ZeroTrustNamespace};
+use ringfence_operator::foreign::StagedKubernetesNetworkPolicy;
 use serde_json::json;
 
 use crate::lab::{LIMIT, Lab, block_on, shared, until};
@@ -104,5 +106,66 @@ fn a_namespace_on_trial_that_gets_rid_of_its_resource_gets_rid_of_its_trials() {
         let api = lab.api::<ZeroTrustNamespace>("released");
         api.delete("default", &DeleteParams::default()).await.unwrap();
         trials_are(lab, "released", &[]).await;
+    });
+}
+
+/// A stand-in for Calico's definition: the kind's names, and any spec.
+fn calicos_definition() -> serde_json::Value {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    json!({
+        "metadata": {"name": "stagedkubernetesnetworkpolicies.projectcalico.org"},
+        "spec": {
+            "group": "projectcalico.org",
+            "scope": "Namespaced",
+            "names": {"kind": "StagedKubernetesNetworkPolicy", "plural": "stagedkubernetesnetworkpolicies"},
+            "versions": [{"name": "v3", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}],
+        },
+    })
+}
+
+#[test]
+fn calico_tries_the_same_policies_out_where_it_knows_how() {
+    let lab = Lab::start();
+    let _operator = lab.operator("calico");
+    block_on(async {
+        lab.shop("staged").await;
+        mode(&lab, "staged", "Audit").await;
+        lab.policies_are("staged", "gone", <[String]>::is_empty).await;
+        // The kind appears later, and what is on trial is written as that, too.
+        lab.create::<CustomResourceDefinition>(None, calicos_definition())
+            .await;
+        let api = lab.api::<StagedKubernetesNetworkPolicy>("staged");
+        let wanted: Vec<String> = trials(&lab, "staged")
+            .await
+            .iter()
+            .map(ResourceExt::name_any)
+            .collect();
+        assert!(!wanted.is_empty());
+        let names = async || -> Result<Vec<String>, String> {
+            let list = api
+                .list(&ListParams::default())
+                .await
+                .map_err(|error| error.to_string())?;
+            let set =
+                |policy: &&StagedKubernetesNetworkPolicy| policy.spec.staged_action.as_deref() == Some("Set");
+            Ok(list.items.iter().filter(set).map(ResourceExt::name_any).collect())
+        };
+        until("Calico's kind to hold what is on trial", LIMIT, async || {
+            let found = names().await?;
+            (found == wanted)
+                .then_some(())
+                .ok_or_else(|| format!("{found:?}"))
+        })
+        .await;
+        let of = |policy: &StagedKubernetesNetworkPolicy| policy.spec.policy.clone();
+        let staged = api.get("ringfence-deny-ingress").await.unwrap();
+        assert_eq!(of(&staged).policy_types, Some(vec!["Ingress".to_owned()]));
+        mode(&lab, "staged", "Enforce").await;
+        until("Calico's kind to hold nothing", LIMIT, async || {
+            let found = names().await?;
+            found.is_empty().then_some(()).ok_or_else(|| format!("{found:?}"))
+        })
+        .await;
+        lab.shop_is_ready("staged").await;
     });
 }
