@@ -118,6 +118,8 @@ impl Lab {
     /// An operator that talks to the API server as this configuration says.
     pub(crate) fn operator_through(config: Config, identity: &str, timing: Timing, lease: &str) -> Running {
         let requests = ApiRequests::default();
+        // A client has a task of its own.
+        let _runtime = RUNTIME.enter();
         let client = client(config, Limits::default(), &requests).unwrap();
         Self::operator_of((client, requests), identity, timing, lease)
     }
