@@ -8,7 +8,8 @@ use ringfence_operator::leader::Timing;
 use serde_json::{Value, json};
 
 use crate::between::{Between, Throttle};
-use crate::lab::{LIMIT, Lab, block_on, until};
+use crate::identity::{Identity, OPERATOR, ask};
+use crate::lab::{LIMIT, Lab, apply, block_on, until};
 use crate::running::Running;
 
 /// How long something is refused or kept back: several times what the operator would take to react.
@@ -84,6 +85,51 @@ fn an_operator_that_is_refused_everything_waits_and_then_goes_on() {
         only_client(&lab, "calm", "second").await;
         lab.shop_is_ready("calm").await;
         lab.shop_is_ready("late").await;
+        running.stop().await;
+    });
+}
+
+/// The API server serves one request at a time of the operator's ServiceAccount, and refuses what comes meanwhile.
+async fn one_seat(lab: &Lab) {
+    let flow = "/apis/flowcontrol.apiserver.k8s.io/v1";
+    let version = "flowcontrol.apiserver.k8s.io/v1";
+    let limited = json!({"nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0,
+        "limitResponse": {"type": "Reject"}});
+    let level = json!({"apiVersion": version, "kind": "PriorityLevelConfiguration", "metadata": {"name": "narrow"},
+        "spec": {"type": "Limited", "limited": limited}});
+    let everything = json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "clusterScope": true, "namespaces": ["*"]});
+    let user = json!({"kind": "User", "user": {"name": OPERATOR}});
+    let schema = json!({"apiVersion": version, "kind": "FlowSchema", "metadata": {"name": "narrow"}, "spec": {
+        "matchingPrecedence": 10, "priorityLevelConfiguration": {"name": "narrow"},
+        "rules": [{"subjects": [user], "resourceRules": [everything]}]}});
+    for (kind, object) in [("prioritylevelconfigurations", level), ("flowschemas", schema)] {
+        ask(&lab.client, "POST", &format!("{flow}/{kind}"), &object)
+            .await
+            .unwrap();
+    }
+}
+
+#[test]
+fn an_operator_with_one_seat_at_the_api_server_gets_everything_done() {
+    let lab = Lab::start();
+    apply(&lab.server, "config/rbac/operator");
+    block_on(one_seat(&lab));
+    let config = Identity::plain(OPERATOR).config(&lab);
+    let running = Lab::operator_through(config, "narrow", Timing::default(), "ringfence-operator");
+    block_on(async {
+        let namespaces = ["one", "two", "three", "four", "five"];
+        for namespace in namespaces {
+            lab.shop(namespace).await;
+        }
+        for namespace in namespaces {
+            lab.shop_is_ready(namespace).await;
+        }
+        let metrics = running.metrics().await;
+        let refused = metrics.iter().filter(|line| line.contains("code=\"429\""));
+        let refused: u64 = refused
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
+            .sum();
+        assert!((1..=200).contains(&refused), "{refused} requests were refused");
         running.stop().await;
     });
 }
