@@ -203,7 +203,10 @@ async fn ask_udp(to: SocketAddr, token: &str) -> std::io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::probe::serve::{self, ServeArgs};
 
     /// A turn: whether the denied call arrived, and the allowed one.
     type Turn = (bool, bool);
@@ -236,6 +239,45 @@ mod tests {
         assert_eq!(met(&[GOOD, GOOD, GOOD, LEAK]), Met::Leak);
         assert_eq!(met(&[LEAK, GOOD, GOOD]), Met::Leak);
         assert_eq!(met(&[LEAK, NOTHING, NOTHING, NOTHING]), Met::Lost);
+    }
+
+    fn free_port() -> u16 {
+        let any = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        any.local_addr().unwrap().port()
+    }
+
+    fn args(allowed: u16, denied: u16, targets: &[&str]) -> CallArgs {
+        CallArgs {
+            targets: targets.iter().map(|target| target.parse().unwrap()).collect(),
+            allowed,
+            denied,
+            token: "word".to_owned(),
+            seconds: 2,
+            answer: PathBuf::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_met_as_it_is() {
+        let (first, second, nobody) = (free_port(), free_port(), free_port());
+        let server = ServeArgs {
+            ports: vec![first, second],
+            token: "word".to_owned(),
+        };
+        let serving = tokio::spawn(async move { serve::main(&server).await });
+        let here = ["127.0.0.1", "127.0.0.1"];
+        let met = |heard: Vec<Heard>| heard.into_iter().map(|heard| heard.met).collect::<Vec<_>>();
+        let closed = call(&args(first, nobody, &here)).await;
+        assert_eq!(met(closed), [Met::Right; 2]);
+        let open = call(&args(first, second, &here)).await;
+        assert!(open[0].way.ends_with(&format!("127.0.0.1:{second}")), "{open:?}");
+        assert_eq!(met(open), [Met::Leak; 2]);
+        assert_eq!(met(call(&args(nobody, nobody, &here)).await), [Met::Lost; 2]);
+        // Somebody else who answers at that address is not the server.
+        let mut stranger = args(first, nobody, &here);
+        stranger.token = "else".to_owned();
+        assert_eq!(met(call(&stranger).await), [Met::Lost; 2]);
+        serving.abort();
     }
 
     #[test]

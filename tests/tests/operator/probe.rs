@@ -10,6 +10,9 @@ use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use ringfence_crd::{EnforcementProbe, ProbeFailureKind, ZeroTrustNamespace};
 use ringfence_operator::probe::Settings;
+use ringfence_operator::probe::objects::{PodImage, Pods};
+use ringfence_operator::probe::plan::Round;
+use ringfence_tests::source;
 use serde_json::{Value, json};
 
 use crate::lab::{LIMIT, Lab, block_on, condition, until};
@@ -282,4 +285,131 @@ async fn its_end_is_followed(lab: &Lab) {
         left => Err(format!("{left} pods")),
     })
     .await;
+}
+
+/// Whether the API server would let the operator create this pod, and what it says.
+fn would_create(lab: &Lab, pod: &Value) -> (bool, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), pod.to_string()).unwrap();
+    let operator = "--as=system:serviceaccount:ringfence-system:ringfence-operator";
+    let path = file.path().to_str().unwrap();
+    let create = [
+        "-n",
+        OURS,
+        operator,
+        "create",
+        "--dry-run=server",
+        "--validate=false",
+        "-f",
+        path,
+    ];
+    let output = lab.server.kubectl(create).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+/// A pod as the operator makes it.
+fn real_pod() -> Value {
+    let probe = json!({"metadata": {"name": "default", "uid": "u"}, "spec": {}});
+    let probe: EnforcementProbe = serde_json::from_value(probe).unwrap();
+    let nodes = [(NODE.to_owned(), true)].into();
+    let pods = Pods {
+        probe: &probe,
+        namespace: OURS,
+        image: &PodImage {
+            image: "none".to_owned(),
+            secrets: Vec::new(),
+        },
+        round: &Round::new("abcdef".to_owned(), &nodes, &probe.spec),
+        deadline: Duration::from_secs(90),
+        settle: Duration::from_secs(15),
+    };
+    serde_json::to_value(pods.server(0)).unwrap()
+}
+
+/// Pods that would be worth something to whoever got hold of the operator's account, and the field that says so.
+fn harmful_pods() -> Vec<(Value, &'static str)> {
+    let privileges = "containers[].securityContext";
+    let changes = [
+        (
+            "/spec/serviceAccountName",
+            json!("ringfence-enforcer"),
+            "serviceAccountName",
+        ),
+        (
+            "/spec/automountServiceAccountToken",
+            json!(true),
+            "serviceAccountName",
+        ),
+        (
+            "/spec/volumes",
+            json!([{"name": "host", "hostPath": {"path": "/"}}]),
+            "spec.volumes",
+        ),
+        (
+            "/spec/initContainers",
+            json!([{"name": "first", "image": "none"}]),
+            "spec.volumes",
+        ),
+        ("/spec/hostNetwork", json!(true), "spec.hostNetwork"),
+        ("/spec/hostPID", json!(true), "spec.hostNetwork"),
+        ("/spec/securityContext/runAsNonRoot", json!(false), "runAsNonRoot"),
+        (
+            "/spec/containers/0/securityContext/runAsUser",
+            json!(0),
+            privileges,
+        ),
+        (
+            "/spec/containers/0/securityContext/capabilities/add",
+            json!(["NET_ADMIN"]),
+            privileges,
+        ),
+        (
+            "/spec/containers/0/securityContext/capabilities",
+            json!({}),
+            privileges,
+        ),
+        (
+            "/spec/containers/0/securityContext",
+            json!({"privileged": true}),
+            privileges,
+        ),
+    ];
+    let changed = changes.into_iter().map(|(path, value, field)| {
+        let mut pod = real_pod();
+        let (parent, name) = path.rsplit_once('/').unwrap();
+        pod.pointer_mut(parent).unwrap()[name] = value;
+        (pod, field)
+    });
+    changed.collect()
+}
+
+#[test]
+fn the_operator_may_create_the_probes_pods_and_no_pod_with_any_privilege() {
+    let lab = lab();
+    let rbac = source::path("config/rbac/operator");
+    let applied = lab.server.kubectl(["apply", "-k", &rbac]).output().unwrap();
+    assert!(
+        applied.status.success(),
+        "{}",
+        String::from_utf8_lossy(&applied.stderr)
+    );
+    let account = json!({"metadata": {"name": "ringfence-enforcer"}});
+    block_on(lab.create::<ServiceAccount>(Some(OURS), account));
+    for (pod, field) in harmful_pods() {
+        // The admission policy takes effect a moment after it is written; a refusal that it makes names the field.
+        block_on(until(
+            &format!("a refusal of {field}"),
+            LIMIT,
+            async || match would_create(&lab, &pod) {
+                (false, said) if said.contains(field) => Ok(()),
+                (_, said) => Err(said),
+            },
+        ));
+    }
+    let (created, said) = would_create(&lab, &real_pod());
+    assert!(created, "{said}");
 }
