@@ -4,24 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use ringfence_crd::EnforcementProbe;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, interval};
 
 use super::Settings;
 use super::judge::{Caller, Seen, Server};
 use super::objects::{PodImage, Pods, ROLE_LABEL, ROUND_LABEL, is_a_probes, policies};
 use super::observe;
 use super::plan::{Direction, Round};
-use crate::error::{Error, Refusal};
+use crate::error::{Error, Refusal, watch_message};
 use crate::leader::Fence;
 use crate::names::FIELD_MANAGER;
 
-/// How often the pods of a round are looked at.
+/// How often what is known of a round's pods is looked at.
 const LOOK: Duration = Duration::from_millis(300);
 /// How many pods are created or deleted at a time.
 const AT_ONCE: usize = 8;
@@ -163,7 +166,7 @@ impl<W: Fn() -> bool> Work<'_, W> {
         outcomes.into_iter().filter_map(Result::transpose).collect()
     }
 
-    /// Looks at pods until all are decided about, or time is up.
+    /// Watches pods until all are decided about, or time is up.
     async fn watch<K: Copy + Ord, T>(
         &self,
         mut awaited: BTreeMap<K, String>,
@@ -172,23 +175,32 @@ impl<W: Fn() -> bool> Work<'_, W> {
         late: impl Fn(&Pod) -> T,
     ) -> Result<BTreeMap<K, T>, Unfinished> {
         let started = Instant::now();
+        let (pods, mut events) = self.hands.pods_of(&self.round.id);
+        let mut look = interval(LOOK);
         let mut decided = BTreeMap::new();
         while !awaited.is_empty() {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(_)) => continue,
+                    Some(Err(error)) => {
+                        let cause = watch_message(&error);
+                        return Err(Error::Probe(format!("the pods of the probe can't be followed: {cause}")).into());
+                    }
+                    None => return Err(Error::Ended("the watch of the probe's pods").into()),
+                },
+                _ = look.tick() => {}
+            }
             if !(self.wanted)() {
                 return Err(Unfinished::Unwanted);
             }
             let is_late = started.elapsed() > limit;
-            let pods = self.hands.pods_of(&self.round.id).await?;
             awaited.retain(|who, name| {
+                let pod = pods.get(&ObjectRef::new(name).within(&self.hands.namespace));
                 // A pod that somebody deleted is told of as one that no node has seen.
-                let gone = Pod::default();
-                let pod = pods.get(name).unwrap_or(&gone);
-                let outcome = decide(who, pod).or_else(|| is_late.then(|| late(pod)));
+                let pod = pod.unwrap_or_default();
+                let outcome = decide(who, &pod).or_else(|| is_late.then(|| late(&pod)));
                 outcome.map(|outcome| decided.insert(*who, outcome)).is_none()
             });
-            if !awaited.is_empty() {
-                sleep(LOOK).await;
-            }
         }
         Ok(decided)
     }
@@ -208,11 +220,18 @@ impl Hands {
         })
     }
 
-    async fn pods_of(&self, round: &str) -> Result<BTreeMap<String, Pod>, Error> {
-        let params = ListParams::default().labels(&format!("{ROUND_LABEL}={round}"));
-        let list = self.pods().list(&params).await;
-        let list = list.map_err(|error| Error::api("list the pods of the probe", &error))?;
-        Ok(list.items.into_iter().map(|pod| (pod.name_any(), pod)).collect())
+    /// The pods of a round, as far as they are known, and what keeps that up to date.
+    fn pods_of(
+        &self,
+        round: &str,
+    ) -> (
+        Store<Pod>,
+        BoxStream<'static, watcher::Result<watcher::Event<Pod>>>,
+    ) {
+        let config = watcher::Config::default().labels(&format!("{ROUND_LABEL}={round}"));
+        let (store, writer) = reflector::store();
+        let events = reflector::reflector(writer, watcher(self.pods(), config));
+        (store, events.boxed())
     }
 
     async fn create_pod(&self, pod: &Pod) -> Result<(), Error> {
