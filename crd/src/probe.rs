@@ -40,8 +40,8 @@ pub const MOST_PROBE_NODES: usize = 5000;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct EnforcementProbeSpec {
-    /// The pause between two rounds, in seconds: 5 to 86400. A round also begins when this spec changes, and when a node
-    /// is added or becomes ready. A round takes some ten seconds, up to a minute and a half where pods do not start: with less than a
+    /// The pause between two rounds, in seconds: 5 to 86400. A round also begins when this spec changes, and when a node,
+    /// an old or a new one, becomes ready. A round takes some ten seconds, up to a minute and a half where pods do not start: with less than a
     /// minute here a cluster is probed nearly all the time, which is for trying things out.
     #[serde(default = "interval_seconds")]
     #[schemars(schema_with = "interval_schema")]

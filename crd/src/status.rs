@@ -15,8 +15,8 @@ pub struct ZeroTrustNamespaceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// The conditions: Ready, Accepted, ResolvedRefs, Programmed, Covered, Enforced, and, while they hold, Reconciling
-    /// and Stalled.
+    /// The conditions: Ready, Accepted, ResolvedRefs, Programmed, Covered, Enforced, where there is an EnforcementProbe
+    /// EnforcementVerified, and, while they hold, Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

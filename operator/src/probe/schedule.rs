@@ -47,11 +47,11 @@ pub fn due(
     pause.saturating_sub(since.unsigned_abs())
 }
 
-/// Whether a node was added or has become ready.
+/// Whether a node has become ready, a new one or one that was not. One that is not ready yet would only fail.
 fn has_more(before: &BTreeMap<String, bool>, nodes: &BTreeMap<String, bool>) -> bool {
     nodes
         .iter()
-        .any(|(node, ready)| before.get(node).is_none_or(|before| *ready && !before))
+        .any(|(node, ready)| *ready && before.get(node) != Some(&true))
 }
 
 /// Whether a proof of that time says nothing any more: it is older than two intervals, and than it is when the next round
@@ -106,7 +106,8 @@ mod tests {
     #[test]
     fn a_changed_spec_a_new_node_and_one_that_is_back_do_not_wait() {
         assert_eq!(wait(2, &[("a", true), ("b", false)], 1001), 0);
-        assert_eq!(wait(1, &[("a", true), ("b", false), ("c", false)], 1010), 0);
+        assert_eq!(wait(1, &[("a", true), ("b", false), ("c", true)], 1010), 0);
+        assert_eq!(wait(1, &[("a", true), ("b", false), ("c", false)], 1010), 590);
         assert_eq!(wait(1, &[("a", true), ("b", true)], 1010), 0);
         // But a round does not follow at its predecessor's heels.
         assert_eq!(wait(1, &[("a", true), ("b", true)], 1001), 4);

@@ -30,6 +30,10 @@ pub(super) fn finding(probe: Option<&EnforcementProbe>, nodes: &BTreeSet<&str>) 
         let why = "No round of the EnforcementProbe has shown yet, or not lately, whether NetworkPolicies are enforced.";
         return Some(Finding::unknown(KIND, Reason::NotVerifiedYet, why));
     }
+    if nodes.is_empty() {
+        let why = "No node runs pods of this namespace.";
+        return Some(Finding::holds(KIND, Reason::Verified, why));
+    }
     let probed: BTreeSet<&str> = status.nodes.iter().map(String::as_str).collect();
     if let Some(node) = nodes.iter().find(|node| !probed.contains(**node)) {
         let why = format!(

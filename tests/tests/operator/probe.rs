@@ -9,6 +9,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use ringfence_crd::{EnforcementProbe, ProbeFailureKind, ZeroTrustNamespace};
+use ringfence_operator::names::STATUS_MANAGER;
 use ringfence_operator::probe::Settings;
 use ringfence_operator::probe::objects::{PodImage, Pods};
 use ringfence_operator::probe::plan::Round;
@@ -189,6 +190,40 @@ fn what_callers_tell_becomes_the_verdict_and_namespaces_repeat_it() {
             () = story => {}
             () = kubelet(&lab, &leaks) => {}
         }
+    });
+}
+
+#[test]
+fn an_old_proof_is_none_any_more_for_an_operator_that_comes_back() {
+    let lab = lab();
+    block_on(async {
+        switch_on(&lab, json!({"image": "none", "intervalSeconds": 60})).await;
+        let verified = json!({"type": "EnforcementVerified", "status": "True", "reason": "Verified", "message": "",
+            "lastTransitionTime": "2020-01-01T00:00:00Z", "observedGeneration": 1});
+        let status = json!({"observedGeneration": 1, "conditions": [verified], "lastRunTime": "2020-01-01T00:00:00Z",
+            "lastProofTime": "2020-01-01T00:00:00Z", "nodes": [NODE], "pairs": "1/1"});
+        let probes = Api::<EnforcementProbe>::all(lab.client.clone());
+        let patch =
+            json!({"apiVersion": "ringfence.dev/v1alpha1", "kind": "EnforcementProbe", "status": status});
+        // As the operator wrote it, long ago.
+        probes
+            .patch_status(
+                "default",
+                &PatchParams::apply(STATUS_MANAGER),
+                &Patch::Apply(patch),
+            )
+            .await
+            .unwrap();
+        says(&lab, "EnforcementVerified", "True/Verified").await;
+    });
+    let _operator = lab.operator("probe");
+    block_on(async {
+        let stale = says(&lab, "EnforcementVerified", "Unknown/NotVerifiedYet").await;
+        let status = stale.status.unwrap();
+        assert!(
+            status.last_proof_time.is_some() && status.pairs.is_none(),
+            "{status:?}"
+        );
     });
 }
 
