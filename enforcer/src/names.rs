@@ -6,7 +6,7 @@
 use std::fmt;
 
 use ipnet::IpNet;
-use ringfence_policy::Direction;
+use ringfence_policy::{Direction, Protocol, digest as definition_digest};
 
 use crate::ruleset::Family;
 
@@ -19,6 +19,9 @@ pub const REVOKED: &str = "RINGF-REVOKED";
 /// The rule of a built-in chain that leads to [`FORWARD`], as iptables-save prints it without `-A CHAIN`. It carries no
 /// comment: every packet of the node would be tested against it, and the name says whose it is.
 pub const JUMP: &str = "-j RINGF-FORWARD";
+
+/// What the names of the chains for some ports of an isolation start with.
+const PORT_PREFIX: &str = "RINGF-R-";
 
 /// The root of the dispatch tree of a direction.
 pub fn root(direction: Direction) -> &'static str {
@@ -47,6 +50,17 @@ pub fn unknown(direction: Direction) -> &'static str {
 /// The chain of the pods that are isolated alike.
 pub fn isolation_chain(id: &str) -> String {
     format!("{PREFIX}P-{id}")
+}
+
+/// The chain of an isolation for these ports. What an isolation or a span is called is for others to say, so this is a
+/// digest that nobody can craft.
+pub fn port_chain(isolation: &str, protocol: Protocol, span: (u16, u16)) -> String {
+    format!("{PORT_PREFIX}{}", definition_digest(&(isolation, protocol, span)))
+}
+
+/// Whether a chain is one of those.
+pub fn is_port_chain(chain: &str) -> bool {
+    chain.starts_with(PORT_PREFIX)
 }
 
 /// The chain of a dispatch tree's node that serves the addresses of `prefix`.
@@ -116,6 +130,15 @@ impl SetId {
         Self(format!("{PREFIX}{}g-{group}", family.digit()))
     }
 
+    /// The members of several groups of peers.
+    pub fn union(family: Family, groups: &[&str]) -> Self {
+        Self(format!(
+            "{PREFIX}{}u-{}",
+            family.digit(),
+            definition_digest(&groups)
+        ))
+    }
+
     /// This set in a generation: a letter from `a` to `z`.
     pub fn generation(&self, letter: char) -> SetName {
         SetName(format!("{}.{letter}", self.0))
@@ -178,6 +201,7 @@ mod tests {
                 drop_chain(direction),
                 unknown(direction),
                 &branch_chain(direction, &prefix),
+                &port_chain(id, Protocol::Sctp, (0, u16::MAX)),
             ] {
                 assert!(chain.len() <= LONGEST.0 && chain.starts_with(PREFIX), "{chain}");
             }
@@ -189,6 +213,7 @@ mod tests {
             SetId::any_port(Family::V4, id),
             SetId::ports(Family::V4, id),
             SetId::group(Family::V4, id),
+            SetId::union(Family::V4, &[id, id]),
         ] {
             assert!(set.generation('a').as_str().len() <= LONGEST.1, "{set}");
             assert_eq!(set.generation('q').id(), set);

@@ -16,6 +16,8 @@ pub struct Options {
     pub flat_entries: usize,
     /// The most local addresses in one chain of the dispatch tree.
     pub leaf_size: usize,
+    /// The most rules about ranges of ports of a protocol that a packet is compared with one after the other.
+    pub port_leaf: usize,
     /// Whether policies act on what pods send to this node itself as well. What the node sends to its pods always passes.
     pub police_own_node: bool,
     /// Whether packets from and to addresses of the node's own pod ranges are dropped as long as no pod is known to have
@@ -41,6 +43,7 @@ impl Default for Options {
             log: Some(LogOptions::default()),
             flat_entries: 20_000,
             leaf_size: 4,
+            port_leaf: 4,
             police_own_node: false,
             gate_unknown_pods: false,
         }

@@ -79,7 +79,9 @@ fn walk(state: &State, flow: &Flow, only: Direction, chain: &str) -> Result<Fate
             Rule::Log { .. } => {}
             Rule::Gate { direction, .. } | Rule::Range { direction, .. } if *direction != only => {}
             Rule::Drop | Rule::Reset | Rule::Reject(_) => return Ok(Fate::Dropped),
-            Rule::Branch { chain, .. } => return walk(state, flow, only, chain),
+            Rule::Branch { chain, .. } | Rule::PortBranch { chain, .. } => {
+                return walk(state, flow, only, chain);
+            }
             rule => match rule.target() {
                 None => return Ok(Fate::Returned),
                 Some(target) => {
@@ -106,6 +108,9 @@ fn matches(state: &State, flow: &Flow, rule: &Rule<SetName>) -> Result<bool, Fau
         Rule::Branch {
             direction, prefix, ..
         } => prefix.contains(&address(flow, pod(*direction))),
+        Rule::PortBranch { protocol, span, .. } => {
+            *protocol == flow.protocol && (span.0..=span.1).contains(&flow.port)
+        }
         Rule::Allow { ports, peers } => {
             let ports = ports.as_ref().is_none_or(|ports| lists(ports, flow));
             ports

@@ -8,7 +8,7 @@ const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 /// Twenty base32 characters (100 bits) that name `definition`: equal for equal definitions, on every machine and in
 /// every version that keeps the definition's shape. Long enough that nobody can craft two definitions with one name,
 /// short enough for the names of chains and sets.
-pub(crate) fn digest(definition: &impl Serialize) -> String {
+pub fn digest(definition: &impl Serialize) -> String {
     // JSON of plain structs and strings cannot fail; should that ever change, the empty text still names something.
     let text = serde_json::to_vec(definition).unwrap_or_default();
     let hash = Sha256::digest(text);

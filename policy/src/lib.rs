@@ -37,6 +37,7 @@ pub use convert::InvalidPolicy;
 pub use coverage::{
     Coverage, DirectionCoverage, Opening, Openness, PodCoverage, Reopening, coverage, isolating,
 };
+pub use digest::digest;
 pub use evaluate::{DirectionVerdict, Flow, IndexedWorld, Matched, Verdict, evaluate};
 pub use explain::{Explanation, Labelled, Miss, NearMiss, Reason, Remedy, Side, Unmet, explain};
 pub use labels::{InvalidSelector, Labels, Operator, Requirement, Selector};

@@ -15,6 +15,7 @@
 
 mod uses;
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -111,6 +112,8 @@ struct FamilyDiff<'a> {
     chains: BTreeSet<&'a String>,
     touched: BTreeSet<&'a SetId>,
     sets: BTreeMap<&'a SetId, SetPlan<'a>>,
+    /// The names that sets have in the rules that are held; looked for when first asked.
+    names: OnceCell<BTreeMap<SetId, SetName>>,
 }
 
 /// What is held of a family that nothing was read of.
@@ -139,6 +142,7 @@ impl<'a> FamilyDiff<'a> {
             chains,
             touched,
             sets,
+            names: OnceCell::new(),
         })
     }
 
@@ -214,15 +218,17 @@ impl<'a> FamilyDiff<'a> {
 
     /// The name of a set that nothing changes about, as the chain's rules have it, or else another's.
     fn bound(&self, chain: &str, id: &SetId) -> Option<SetName> {
-        let own = self.held.chains.get(chain);
-        let lines = own
-            .into_iter()
-            .flatten()
-            .chain(self.held.chains.values().flatten());
-        let mut names = lines
-            .filter_map(|line| set_in(line))
-            .filter(|name| name.id() == *id);
-        names.next()
+        let mut own = self.held.chains.get(chain).into_iter().flatten();
+        let named = own.find_map(|line| set_in(line).filter(|name| name.id() == *id));
+        named.or_else(|| self.names().get(id).cloned())
+    }
+
+    fn names(&self) -> &BTreeMap<SetId, SetName> {
+        self.names.get_or_init(|| {
+            let lines = self.held.chains.values().flatten();
+            let names = lines.filter_map(|line| set_in(line));
+            names.map(|name| (name.id(), name)).collect()
+        })
     }
 
     fn jumps(&self) -> BTreeMap<Hook, JumpChange> {

@@ -18,6 +18,8 @@ pub(super) struct Uses<'a> {
     wanted: &'a Tables,
     old: Side,
     new: Side,
+    /// Some pod is served by another chain than before.
+    moves: bool,
 }
 
 /// The chains that differ, on one side.
@@ -45,10 +47,14 @@ impl<'a> Uses<'a> {
                 new.chains.extend(after.map(|rules| (chain.clone(), rules)));
             }
         }
+        let (old, new) = (old.find_pods(), new.find_pods());
+        let stays = |(pod, chain): (&_, &String)| old.serves.get(pod).is_none_or(|was| was == chain);
+        let moves = !new.serves.iter().all(stays);
         Self {
             wanted,
-            old: old.find_pods(),
-            new: new.find_pods(),
+            old,
+            new,
+            moves,
         }
     }
 
@@ -76,6 +82,10 @@ impl<'a> Uses<'a> {
             .filter(|(_, rule)| rule.set() == Some(set));
         uses.all(|(chain, rule)| {
             let has = |chain: &String| self.has(to, chain, rule);
+            if names::is_port_chain(chain) {
+                // Whom it serves is not looked for: a set too many that is made anew costs little.
+                return has(chain) && !self.moves;
+            }
             // A chain of pods that is gone serves none; whom it served is looked for below.
             let gone = from.chains.contains_key(chain) && !to.chains.contains_key(chain);
             let served = chain.starts_with(&names::isolation_chain(""));

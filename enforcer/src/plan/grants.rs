@@ -2,8 +2,10 @@
 //!
 //! The pairs of peer and port are multiplied out into one `hash:net,port` and the peers with every port into one
 //! `hash:net`, as long as that stays small; the rest becomes one rule per group of peers and list of ports. Ranges of
-//! ports are rules too, never expanded. Which sets and rules there are depends on the grants' definitions, so that
-//! members come and go in the sets alone (only a group that outgrows the limit changes rules).
+//! ports are rules too, never expanded; where there are many, a tree finds those of a packet's port ([`ports`]). Groups
+//! that share all ports of a part of that tree are looked up in one set, their union. Which sets and rules there are
+//! depends on the grants' definitions, so that members come and go in the sets alone (only a group that outgrows the
+//! limit changes rules).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,24 +13,25 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use ringfence_policy::{CompiledIsolation, Direction, PeerSet, Ports, Protocol};
 
-use crate::names::SetId;
-use crate::rules::{PORT_SLOTS, PeerMatch, PortList, Rule};
+use super::ports::{self, Group, Piece, Span, Step};
+use crate::names::{self, SetId};
+use crate::options::Options;
+use crate::rules::{PeerMatch, PortList, Rule};
 use crate::ruleset::{Element, Family, Set, SetKind};
 
 /// Ports that are all granted to the same peers: spans by protocol, disjoint and in order. `None` is every port.
-type PortUnion = Option<BTreeMap<Protocol, Vec<(u16, u16)>>>;
+type PortUnion = Option<BTreeMap<Protocol, Vec<Span>>>;
 
 /// The other side of some grants.
 struct Granted<'a> {
-    /// The group's name; `None` is anyone.
-    group: Option<&'a str>,
+    group: Group<'a>,
     nets: Arc<Vec<IpNet>>,
     ports: PortUnion,
 }
 
-/// What an isolation needs of a family: a chain, and the sets that it looks up.
+/// What an isolation needs of a family: its chain and those below it, and the sets that they look up.
 pub(super) struct Fragment {
-    pub(super) chain: Vec<Rule<SetId>>,
+    pub(super) chains: BTreeMap<String, Vec<Rule<SetId>>>,
     pub(super) sets: BTreeMap<SetId, Set>,
 }
 
@@ -37,17 +40,19 @@ pub(super) fn fragment(
     id: &str,
     isolation: &CompiledIsolation,
     (direction, family): (Direction, Family),
-    limit: usize,
+    options: &Options,
     nets: impl FnMut(&str) -> Arc<Vec<IpNet>>,
 ) -> Fragment {
     let mut builder = Builder {
         id,
         direction,
         family,
-        room: limit,
+        room: options.flat_entries,
         nets: None,
         pairs: None,
         rules: Vec::new(),
+        pieces: BTreeMap::new(),
+        members: BTreeMap::new(),
         groups: BTreeMap::new(),
     };
     let mut granted = by_peers(isolation, family, nets);
@@ -61,7 +66,7 @@ pub(super) fn fragment(
     // The small ones first, so that one large group does not push everything else out of the sets.
     granted.sort_by_key(|granted| granted.nets.len() * granted.singles().count().max(1));
     granted.iter().for_each(|granted| builder.grant(granted));
-    builder.finish()
+    builder.finish(options.port_leaf)
 }
 
 /// The grants by peers: all ports of a group together.
@@ -159,12 +164,18 @@ struct Builder<'a> {
     pairs: Option<Vec<Element>>,
     /// The rules behind the lookups in those two.
     rules: Vec<Rule<SetId>>,
-    /// Groups that rules refer to by themselves.
+    /// The ports that are not in those two, by protocol, and who is in the groups that they are granted to.
+    pieces: BTreeMap<Protocol, BTreeSet<Piece<'a>>>,
+    members: BTreeMap<&'a str, Arc<Vec<IpNet>>>,
+    /// Groups, and unions of groups, that rules refer to by themselves.
     groups: BTreeMap<SetId, Set>,
 }
 
-impl Builder<'_> {
-    fn grant(&mut self, granted: &Granted<'_>) {
+impl<'a> Builder<'a> {
+    fn grant(&mut self, granted: &Granted<'a>) {
+        if let Some(group) = granted.group {
+            self.members.insert(group, Arc::clone(&granted.nets));
+        }
         let Some(spans) = &granted.ports else {
             return self.every_port(granted);
         };
@@ -185,28 +196,23 @@ impl Builder<'_> {
                 .extend(granted.nets.iter().flat_map(pair));
         }
         for (protocol, spans) in spans {
-            let left: Vec<_> = spans
-                .iter()
-                .copied()
-                .filter(|(first, last)| !flat || first != last)
-                .collect();
-            for spans in slots(&left) {
-                let ports = PortList {
-                    protocol: *protocol,
-                    spans: spans.to_vec(),
-                };
-                self.rule(Some(ports), granted);
-            }
+            let left = spans.iter().filter(|(first, last)| !flat || first != last);
+            let pieces = left.map(|span| Piece {
+                span: *span,
+                group: granted.group,
+            });
+            self.pieces.entry(*protocol).or_default().extend(pieces);
         }
     }
 
-    fn every_port(&mut self, granted: &Granted<'_>) {
+    fn every_port(&mut self, granted: &Granted<'a>) {
         if granted.group.is_some() && self.take(granted.nets.len()) {
             self.nets
                 .get_or_insert_default()
                 .extend(granted.nets.iter().copied().map(Element::net));
         } else {
-            self.rule(None, granted);
+            let rule = self.allow(None, granted.group);
+            self.rules.push(rule);
         }
     }
 
@@ -220,61 +226,132 @@ impl Builder<'_> {
     }
 
     /// A rule of its own for these peers.
-    fn rule(&mut self, ports: Option<PortList>, granted: &Granted<'_>) {
-        let peers = granted.group.map(|group| {
+    fn allow(&mut self, ports: Option<PortList>, group: Group<'a>) -> Rule<SetId> {
+        let peers = group.map(|group| {
             let set = SetId::group(self.family, group);
-            let members = || Set::new(SetKind::Net, granted.nets.iter().copied().map(Element::net));
-            self.groups.entry(set.clone()).or_insert_with(members);
-            PeerMatch {
-                set,
-                direction: self.direction,
-                with_port: false,
-            }
+            let members = self.members.get(group);
+            let nets = || members.into_iter().flat_map(|nets| nets.iter().copied());
+            let content = || Set::new(SetKind::Net, nets().map(Element::net));
+            self.groups.entry(set.clone()).or_insert_with(content);
+            self.peers(set, SetKind::Net)
         });
-        self.rules.push(Rule::Allow { ports, peers });
+        Rule::Allow { ports, peers }
     }
 
-    fn finish(self) -> Fragment {
+    /// Rules that grant these ports to all of the groups: one where their union fits, or else one for each.
+    fn shared(&mut self, ports: &PortList, groups: &[Group<'a>]) -> Vec<Rule<SetId>> {
+        let Some(named) = groups.iter().copied().collect::<Option<Vec<&str>>>() else {
+            return vec![self.allow(Some(ports.clone()), None)];
+        };
+        let set = SetId::union(self.family, &named);
+        let members = named.iter().filter_map(|group| self.members.get(group).cloned());
+        let members: Vec<Arc<Vec<IpNet>>> = members.collect();
+        let size = members.iter().map(|nets| nets.len()).sum();
+        if !self.groups.contains_key(&set) && !self.take(size) {
+            let each = groups.iter();
+            return each
+                .map(|group| self.allow(Some(ports.clone()), *group))
+                .collect();
+        }
+        let nets = || members.iter().flat_map(|nets| nets.iter().copied());
+        let content = || Set::new(SetKind::Net, nets().map(Element::net));
+        self.groups.entry(set.clone()).or_insert_with(content);
+        vec![Rule::Allow {
+            ports: Some(ports.clone()),
+            peers: Some(self.peers(set, SetKind::Net)),
+        }]
+    }
+
+    fn peers(&self, set: SetId, kind: SetKind) -> PeerMatch<SetId> {
+        PeerMatch {
+            set,
+            direction: self.direction,
+            with_port: kind == SetKind::NetPort,
+        }
+    }
+
+    /// What the ports of a protocol need: rules in the isolation's own chain, and chains below.
+    fn ports(
+        &mut self,
+        protocol: Protocol,
+        pieces: &BTreeSet<Piece<'a>>,
+        leaf: usize,
+    ) -> BTreeMap<String, Vec<Rule<SetId>>> {
+        let tree = ports::tree(pieces, leaf);
+        let Some(root) = tree.first() else {
+            let pieces: Vec<_> = pieces.iter().copied().collect();
+            let steps = ports::list(&pieces);
+            let rules: Vec<_> = steps.iter().flat_map(|step| self.step(protocol, step)).collect();
+            self.rules.extend(rules);
+            return BTreeMap::new();
+        };
+        let rules = self.step(protocol, &Step::Branch(root.span));
+        self.rules.extend(rules);
+        let chains = tree.iter().map(|chain| {
+            let steps = chain.steps.iter().flat_map(|step| self.step(protocol, step));
+            let mut rules: Vec<_> = steps.collect();
+            rules.push(Rule::Deny {
+                direction: self.direction,
+            });
+            (names::port_chain(self.id, protocol, chain.span), rules)
+        });
+        chains.collect()
+    }
+
+    fn step(&mut self, protocol: Protocol, step: &Step<'a>) -> Vec<Rule<SetId>> {
+        let ports = |spans: &[Span]| PortList {
+            protocol,
+            spans: spans.to_vec(),
+        };
+        match step {
+            Step::Shared(span, groups) => self.shared(&ports(&[*span]), groups),
+            Step::Own(spans, group) => vec![self.allow(Some(ports(spans)), *group)],
+            Step::Branch(span) => vec![Rule::PortBranch {
+                protocol,
+                span: *span,
+                chain: names::port_chain(self.id, protocol, *span),
+            }],
+        }
+    }
+
+    fn finish(mut self, leaf: usize) -> Fragment {
+        let mut chains = BTreeMap::new();
+        for (protocol, pieces) in std::mem::take(&mut self.pieces) {
+            chains.extend(self.ports(protocol, &pieces, leaf));
+        }
         let lookups = [
-            (SetId::any_port(self.family, self.id), SetKind::Net, self.nets),
-            (SetId::ports(self.family, self.id), SetKind::NetPort, self.pairs),
+            (
+                SetId::any_port(self.family, self.id),
+                SetKind::Net,
+                self.nets.take(),
+            ),
+            (
+                SetId::ports(self.family, self.id),
+                SetKind::NetPort,
+                self.pairs.take(),
+            ),
         ];
-        let mut sets = self.groups;
+        let mut sets = std::mem::take(&mut self.groups);
         let mut chain = Vec::new();
         for (set, kind, elements) in lookups {
             let Some(elements) = elements else { continue };
             sets.insert(set.clone(), Set::new(kind, elements));
             chain.push(Rule::Allow {
                 ports: None,
-                peers: Some(PeerMatch {
-                    set,
-                    direction: self.direction,
-                    with_port: kind == SetKind::NetPort,
-                }),
+                peers: Some(self.peers(set, kind)),
             });
         }
-        // Sorted: the order of equal grants must not depend on how many members a group has today.
-        let own: BTreeSet<_> = self.rules.into_iter().collect();
-        chain.extend(own);
+        // Sorted: the order of equal grants must not depend on how many members a group has today. A tree is left for
+        // good, so whatever else grants stands before it.
+        let (own, below): (BTreeSet<_>, BTreeSet<_>) = self
+            .rules
+            .into_iter()
+            .partition(|rule| matches!(rule, Rule::Allow { .. }));
+        chain.extend(own.into_iter().chain(below));
         chain.push(Rule::Deny {
             direction: self.direction,
         });
-        Fragment { chain, sets }
+        chains.insert(names::isolation_chain(self.id), chain);
+        Fragment { chains, sets }
     }
-}
-
-/// Spans in lists that one rule can hold.
-fn slots(mut spans: &[(u16, u16)]) -> Vec<&[(u16, u16)]> {
-    let mut lists = Vec::new();
-    while !spans.is_empty() {
-        let mut used = 0;
-        let fits = |(first, last): &&(u16, u16)| {
-            used += if first == last { 1 } else { 2 };
-            used <= PORT_SLOTS
-        };
-        let (list, rest) = spans.split_at(spans.iter().take_while(fits).count());
-        lists.push(list);
-        spans = rest;
-    }
-    lists
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Compiled ─┬─ addresses of isolated pods ─► gate sets, dispatch trees      (dispatch)
-//!            └─ isolations, each once ──────► sets of grants, one chain each (grants)
+//!            └─ isolations, each once ──────► sets of grants, a chain each   (grants), below it more for ports (ports)
 //! ```
 //!
 //! A change is planned anew only where it is: an isolation, or the isolations that name a group of peers, or the trees.
@@ -11,6 +11,8 @@
 mod dispatch;
 mod frame;
 mod grants;
+mod ports;
+mod served;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -23,6 +25,7 @@ use crate::names::{self, SetId};
 use crate::options::Options;
 use crate::rules::Rule;
 use crate::ruleset::{Element, Family, Ruleset, Set, SetKind, Touched};
+use served::{Service, isolated, served};
 
 /// Egress first: a packet leaves one pod before it reaches another.
 pub const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
@@ -72,18 +75,12 @@ pub struct Planner {
     users: BTreeMap<(Family, SetId), usize>,
 }
 
-/// Whom an isolation serves: in one direction, pods with addresses of these families.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Service {
-    direction: Direction,
-    families: BTreeSet<Family>,
-}
-
 /// What was planned for an isolation.
 #[derive(Debug)]
 struct Planned {
     service: Service,
     groups: BTreeSet<String>,
+    chains: BTreeSet<(Family, String)>,
     sets: BTreeSet<(Family, SetId)>,
 }
 
@@ -215,17 +212,20 @@ impl Planner {
             let group = self.groups.entry(group.clone()).or_default();
             group.used_by.insert(id.to_owned());
         }
-        let mut sets = BTreeSet::new();
-        let limit = self.options.flat_entries;
+        let (mut chains, mut sets) = (BTreeSet::new(), BTreeSet::new());
+        let options = self.options.clone();
         for family in &service.families {
             let nets = |group: &str| self.nets(group, compiled, *family);
             let place = (service.direction, *family);
-            let fragment = grants::fragment(id, isolation, place, limit, nets);
+            let fragment = grants::fragment(id, isolation, place, &options, nets);
             for (set, content) in fragment.sets {
                 sets.insert((*family, set.clone()));
                 self.put_set(*family, set, content);
             }
-            self.put_chain(*family, names::isolation_chain(id), fragment.chain);
+            for (chain, rules) in fragment.chains {
+                chains.insert((*family, chain.clone()));
+                self.put_chain(*family, chain, rules);
+            }
         }
         for set in &sets {
             *self.users.entry(set.clone()).or_default() += 1;
@@ -233,6 +233,7 @@ impl Planner {
         let planned = Planned {
             service,
             groups,
+            chains,
             sets,
         };
         if let Some(old) = self.isolations.insert(id.to_owned(), planned) {
@@ -258,14 +259,13 @@ impl Planner {
                 self.drop_set(set.0, &set.1);
             }
         }
-        let now = self.isolations.get(id).map(|planned| &planned.service.families);
+        let now = self.isolations.get(id).map(|planned| &planned.chains);
         let left = old
-            .service
-            .families
+            .chains
             .iter()
-            .filter(|family| now.is_none_or(|now| !now.contains(family)));
-        for family in left.copied().collect::<Vec<_>>() {
-            self.drop_chain(family, &names::isolation_chain(id));
+            .filter(|chain| now.is_none_or(|now| !now.contains(*chain)));
+        for (family, chain) in left.cloned().collect::<Vec<_>>() {
+            self.drop_chain(family, &chain);
         }
         let now = self.isolations.get(id).map(|planned| &planned.groups);
         for group in old
@@ -351,50 +351,4 @@ impl Planner {
             self.touched.chains.insert((family, chain.to_owned()));
         }
     }
-}
-
-/// The isolations that pods name, each with whom it serves.
-fn served(compiled: &Compiled, ruleset: &Ruleset) -> BTreeMap<String, Service> {
-    let mut served: BTreeMap<String, Service> = BTreeMap::new();
-    for pod in compiled.pods.values() {
-        let families = pod.addresses.iter().map(|address| Family::of(*address));
-        let families: BTreeSet<Family> = families
-            .filter(|family| ruleset.families.contains_key(family))
-            .collect();
-        let named = [
-            (&pod.ingress, Direction::Ingress),
-            (&pod.egress, Direction::Egress),
-        ];
-        for (id, direction) in named {
-            let Some(id) = id else { continue };
-            match served.get_mut(id) {
-                Some(service) => service.families.extend(&families),
-                None => {
-                    let families = families.clone();
-                    served.insert(id.clone(), Service { direction, families });
-                }
-            }
-        }
-    }
-    served
-}
-
-/// The isolated addresses of a family, each with its isolation. An address that two pods claim is the one's that the
-/// policies' meaning gave it to.
-fn isolated(compiled: &Compiled, family: Family, direction: Direction) -> BTreeMap<IpAddr, &str> {
-    let mut isolated = BTreeMap::new();
-    for pod in compiled.pods.values() {
-        let isolation = match direction {
-            Direction::Egress => pod.egress.as_deref(),
-            Direction::Ingress => pod.ingress.as_deref(),
-        };
-        if let Some(isolation) = isolation {
-            let addresses = pod
-                .addresses
-                .iter()
-                .filter(|address| Family::of(**address) == family);
-            isolated.extend(addresses.map(|address| (*address, isolation)));
-        }
-    }
-    isolated
 }

@@ -74,6 +74,15 @@ pub enum Rule<S> {
         /// The chain.
         chain: String,
     },
+    /// Packets to these ports go on in a chain and do not come back to this one.
+    PortBranch {
+        /// The protocol.
+        protocol: Protocol,
+        /// The first and the last of the destination's ports.
+        span: (u16, u16),
+        /// The chain.
+        chain: String,
+    },
     /// A packet that matches returns: it is granted.
     Allow {
         /// The destination's ports; `None` is every port and protocol.
@@ -144,7 +153,7 @@ impl<S> Rule<S> {
             Self::Revoked { .. } => Some(crate::names::REVOKED),
             Self::Gate { direction, .. } => Some(crate::names::root(*direction)),
             Self::Range { direction, .. } => Some(crate::names::unknown(*direction)),
-            Self::Branch { chain, .. } => Some(chain),
+            Self::Branch { chain, .. } | Self::PortBranch { chain, .. } => Some(chain),
             Self::Deny { direction } => Some(crate::names::drop_chain(*direction)),
             _ => None,
         }
@@ -183,6 +192,15 @@ impl<S> Rule<S> {
             } => Rule::Branch {
                 direction: *direction,
                 prefix: *prefix,
+                chain: chain.clone(),
+            },
+            Self::PortBranch {
+                protocol,
+                span,
+                chain,
+            } => Rule::PortBranch {
+                protocol: *protocol,
+                span: *span,
                 chain: chain.clone(),
             },
             Self::Deny { direction } => Rule::Deny {

@@ -67,7 +67,7 @@ fn conversational(words: &[&str]) -> Option<Rule<SetName>> {
     }
 }
 
-/// Rules that find a pod.
+/// Rules that find a pod, or a port.
 fn dispatch(words: &[&str]) -> Option<Rule<SetName>> {
     match words {
         ["-m", "set", "--match-set", set, side, "-j", chain] if *chain != "RETURN" => {
@@ -93,6 +93,11 @@ fn dispatch(words: &[&str]) -> Option<Rule<SetName>> {
                 Direction::Ingress
             },
             prefix: prefix.parse().ok()?,
+            chain: (*chain).to_owned(),
+        }),
+        ["-p", name, "-m", "multiport", "--dports", ports, "-g", chain] => Some(Rule::PortBranch {
+            protocol: protocol(name)?,
+            span: span(ports)?,
             chain: (*chain).to_owned(),
         }),
         _ => None,

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use ringfence_policy::{Direction, Protocol};
 
 use super::{DISCOVERY, PeerMatch, PortList, Rule};
-use crate::names::{SetId, SetName, branch_chain, isolation_chain};
+use crate::names::{SetId, SetName, branch_chain, isolation_chain, port_chain};
 use crate::options::{DEFAULT_REVOKED_MARK, LogOptions};
 use crate::ruleset::Family;
 
@@ -30,6 +30,11 @@ pub fn samples(family: Family) -> Vec<Rule<SetName>> {
     rules.push(allow(Protocol::Tcp, &[(80, 80), (90, 99), (0, 65535)]));
     rules.push(allow(Protocol::Udp, &[(53, 53)]));
     rules.push(allow(Protocol::Sctp, &[(38412, 38412)]));
+    rules.extend([
+        port_branch(Protocol::Tcp, (30_000, 32_767)),
+        port_branch(Protocol::Udp, (0, 65_535)),
+        port_branch(Protocol::Sctp, (7, 7)),
+    ]);
     rules.extend(
         [Direction::Egress, Direction::Ingress]
             .map(|direction| directed(family, direction, address))
@@ -62,6 +67,14 @@ fn ports(protocol: Protocol, spans: &[(u16, u16)]) -> Option<PortList> {
         protocol,
         spans: spans.to_vec(),
     })
+}
+
+fn port_branch(protocol: Protocol, span: (u16, u16)) -> Rule<SetName> {
+    Rule::PortBranch {
+        protocol,
+        span,
+        chain: port_chain(ID, protocol, span),
+    }
 }
 
 fn allow(protocol: Protocol, spans: &[(u16, u16)]) -> Rule<SetName> {
@@ -115,6 +128,10 @@ fn directed(family: Family, direction: Direction, address: IpAddr) -> Vec<Rule<S
         Rule::Allow {
             ports: ports(Protocol::Tcp, &[(8000, 8999)]),
             peers: peers(SetId::group(family, ID), false),
+        },
+        Rule::Allow {
+            ports: ports(Protocol::Sctp, &[(8000, 8999)]),
+            peers: peers(SetId::union(family, &[ID, ID]), false),
         },
         Rule::Deny { direction },
         Rule::Log {

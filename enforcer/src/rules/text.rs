@@ -42,6 +42,14 @@ impl<S: Display> Display for Rule<S> {
                 let option = if *direction == Direction::Egress { 's' } else { 'd' };
                 return write!(f, "-{option} {prefix} -g {chain}");
             }
+            Self::PortBranch {
+                protocol: of,
+                span,
+                chain,
+            } => {
+                let (of, span) = (protocol(*of), span_text(*span));
+                return write!(f, "-p {of} -m multiport --dports {span} -g {chain}");
+            }
             Self::Allow { ports, peers } => return f.write_str(&allow(ports.as_ref(), peers.as_ref())?),
             Self::Log {
                 direction,

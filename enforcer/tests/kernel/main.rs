@@ -10,6 +10,7 @@ mod net;
 mod own_node;
 mod packets;
 mod pod_start;
+mod ranges;
 mod repairs;
 mod revoke;
 mod roundtrip;

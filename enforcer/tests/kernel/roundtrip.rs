@@ -20,7 +20,7 @@ fn everything(family: Family) -> [Phase; 2] {
     for name in rules.iter().filter_map(Rule::set).collect::<BTreeSet<_>>() {
         let kind = match name.as_str().as_bytes()[7] {
             b'p' => SetKind::NetPort,
-            b'n' | b'g' => SetKind::Net,
+            b'n' | b'g' | b'u' => SetKind::Net,
             _ => SetKind::Address,
         };
         sets.push(SetChange::Create {

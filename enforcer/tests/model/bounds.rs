@@ -153,6 +153,54 @@ fn a_thousand_policies_are_as_many_rules_as_one() {
     assert_eq!(thousand.elements, one.elements + 999);
 }
 
+/// A thousand policies, each for a peer of its own, at the ports that are told.
+fn ranges_for_a_thousand_peers(span: impl Fn(u16) -> (u16, u16)) -> World {
+    let named = |number: u16| format!("peer-{number}");
+    let others = (0..1_000).map(|number| Pod {
+        labels: [(named(number), String::new())].into(),
+        ..peer(number.into())
+    });
+    let policies = (0..1_000).map(|number| {
+        let mut policy = policy(&named(number), "api", &[&named(number)]);
+        for rule in policy.ingress.iter_mut().flatten() {
+            let (first, last) = span(number);
+            rule.ports = Some(vec![tcp(first, last)]);
+        }
+        policy
+    });
+    small_world(others.chain([api()]).collect(), policies.collect())
+}
+
+#[test]
+fn a_thousand_ranges_are_one_rule_each_and_some_to_find_them() {
+    let size = size(&v4(&ranges_for_a_thousand_peers(|number| {
+        (2_000 + 10 * number, 2_009 + 10 * number)
+    })));
+    assert!(size.rules <= 2_000 + FEW, "{size:?}");
+    assert_eq!(size.elements, 1_000 + 1);
+}
+
+/// Each port in the middle is granted to all peers, and each range begins and ends where no other does.
+#[test]
+fn a_thousand_ranges_that_overlap_stay_within_the_bound_of_elements() {
+    let world = ranges_for_a_thousand_peers(|number| (1 + number, 30_000 + number));
+    let options = Options::default();
+    let tables = v4(&world);
+    let size = size(&tables);
+    assert!(size.elements <= options.flat_entries + 1_000 + 1, "{size:?}");
+    assert!(size.rules <= 4 * 1_000 + FEW, "{size:?}");
+    // Beyond the bound a rule for each peer stands in for the set of them all: more rules, and no more elements than peers.
+    let none = Options {
+        flat_entries: 0,
+        ..options
+    };
+    let mut ruleset = ruleset(&world, &none);
+    let tables = ruleset.families.remove(&Family::V4).expect("it is enforced");
+    let size = self::size(&tables);
+    assert_eq!(size.elements, 1_000 + 1);
+    assert!(size.rules <= 2 * 11 * 1_000 + FEW, "{size:?}");
+}
+
 #[test]
 fn a_packet_of_a_known_connection_meets_one_rule_and_exceptions_come_after_grants() {
     let world = small_world(vec![api()], vec![policy("api", "api", &["web"])]);

@@ -20,15 +20,24 @@ use ringfence_policy::{Compiled, Direction, Flow, Node, Pod, World, evaluate, re
 
 const NODE: &str = "node-a";
 
-/// Small limits, so that both the flattened form and rules of their own, and trees with several levels, occur.
+/// Small limits, so that both the flattened form and rules of their own, and trees with several levels, of addresses and
+/// of ports, occur.
 fn options() -> impl Strategy<Value = Options> {
-    let limits = (prop_oneof![0..20usize, Just(20_000)], 1..4usize, any::<bool>());
-    limits.prop_map(|(flat_entries, leaf_size, gate_unknown_pods)| Options {
-        flat_entries,
-        leaf_size,
-        gate_unknown_pods,
-        ..Options::default()
-    })
+    let limits = (
+        prop_oneof![0..20usize, Just(20_000)],
+        1..4usize,
+        0..4usize,
+        any::<bool>(),
+    );
+    limits.prop_map(
+        |(flat_entries, leaf_size, port_leaf, gate_unknown_pods)| Options {
+            flat_entries,
+            leaf_size,
+            port_leaf,
+            gate_unknown_pods,
+            ..Options::default()
+        },
+    )
 }
 
 /// Half of the pods of a world run on the node under test, so that it has some.

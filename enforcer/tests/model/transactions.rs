@@ -3,8 +3,10 @@
 use ringfence_enforcer::diff::diff;
 use ringfence_enforcer::engine::Engine;
 use ringfence_enforcer::kernel::Kernel;
+use ringfence_enforcer::names;
 use ringfence_enforcer::options::Options;
 use ringfence_enforcer::render;
+use ringfence_enforcer::ruleset::Family;
 use ringfence_enforcer::simulate::passes;
 use ringfence_enforcer::state::{Glance, Phase, SetChange, State};
 use ringfence_enforcer::{Error, Result};
@@ -31,6 +33,52 @@ fn a_peer_that_comes_is_one_element_and_no_chain() {
         panic!("{changes:?}")
     };
     assert_eq!(elements.len(), 1, "{elements:?}");
+}
+
+#[test]
+fn a_peer_of_many_ranges_that_comes_is_one_element_of_a_set_and_no_chain() {
+    let mut pods = vec![pod("api", &[("api", "")], NODE, "10.0.0.1")];
+    let mut policies = Vec::new();
+    for number in 0..30 {
+        let name = format!("peer-{number}");
+        pods.push(pod(&name, &[(&name, "")], "node-b", &format!("10.0.1.{number}")));
+        let mut policy = policy(&name, "api", &[&name]);
+        for rule in policy.ingress.iter_mut().flatten() {
+            rule.ports = Some(vec![PortMatch {
+                protocol: Protocol::Tcp,
+                // The first ten overlap, so their peers are looked up together as well.
+                port: Some(PortSpec::Range(
+                    1_000 + 10 * number,
+                    if number < 10 { 9_000 } else { 1_009 + 10 * number },
+                )),
+            }]);
+        }
+        policies.push(policy);
+    }
+    let mut world = small_world(pods, policies);
+    let options = Options::default();
+    let rules = ruleset(&world, &options);
+    assert!(
+        rules.families[&Family::V4]
+            .chains
+            .keys()
+            .any(|chain| names::is_port_chain(chain))
+    );
+    let state = committed(State::default(), &rules);
+    world.insert_pod(pod("more", &[("peer-3", "")], "node-b", "10.0.2.1"));
+    let phases = diff(&state, &ruleset(&world, &options))
+        .expect("a transaction")
+        .phases;
+    let [Phase::Sets(changes)] = phases.as_slice() else {
+        panic!("{phases:?}")
+    };
+    assert!(changes.len() > 1, "{changes:?}");
+    for change in changes {
+        assert!(
+            matches!(change, SetChange::Add(_, elements) if elements.len() == 1),
+            "{change:?}"
+        );
+    }
 }
 
 #[test]
@@ -103,6 +151,42 @@ fn the_scripts_of_a_small_world() {
         Phase::Chains(family, change) => format!("# {family}\n{}", render::chains(change)),
     });
     insta::assert_snapshot!(scripts.collect::<Vec<_>>().join("\n"));
+}
+
+/// The part of a pod's rules that finds the grants of a port: the root, the halves, and where two share a part.
+#[test]
+fn the_rules_of_many_ranges() {
+    let mut pods = vec![pod("api", &[("api", "")], NODE, "10.0.0.1")];
+    let mut policies = Vec::new();
+    for (number, (first, last)) in [(1, 9), (10, 19), (20, 29), (30, 39), (40, 49), (35, 99)]
+        .into_iter()
+        .enumerate()
+    {
+        let name = format!("peer-{number}");
+        pods.push(pod(&name, &[(&name, "")], "node-b", &format!("10.0.1.{number}")));
+        let mut policy = policy(&name, "api", &[&name]);
+        for rule in policy.ingress.iter_mut().flatten() {
+            rule.ports = Some(vec![PortMatch {
+                protocol: Protocol::Sctp,
+                port: Some(PortSpec::Range(first, last)),
+            }]);
+        }
+        policies.push(policy);
+    }
+    let options = Options {
+        port_leaf: 1,
+        ..Options::default()
+    };
+    let rules = ruleset(&small_world(pods, policies), &options);
+    let pods_chains =
+        |chain: &&String| chain.starts_with(&names::isolation_chain("")) || names::is_port_chain(chain);
+    let tables = &rules.families[&Family::V4];
+    let lines = tables
+        .chains
+        .iter()
+        .filter(|(chain, _)| pods_chains(chain))
+        .flat_map(|(chain, rules)| rules.iter().map(move |rule| format!("-A {chain} {rule}")));
+    insta::assert_snapshot!(lines.collect::<Vec<_>>().join("\n"));
 }
 
 /// A kernel that refuses the write that is due after some, half way through it where half is possible.
