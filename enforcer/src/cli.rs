@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use crate::cni;
 use crate::cni::conflist::Entry;
 use crate::cni::protocol::Fallback;
 use crate::cni::service::Place;
-use crate::kernel::VariantChoice;
+use crate::kernel::{VariantChoice, tied};
 use crate::options::{DEFAULT_REVOKED_MARK, LogOptions, Options};
 use crate::ruleset::Family;
 
@@ -45,6 +46,15 @@ pub enum Command {
         /// How to say it
         #[arg(short, long, value_enum, default_value = "text")]
         output: Output,
+    },
+    /// Become a command that ends with the process that started it: how the enforcer starts what writes rules
+    #[command(name = tied::SUBCOMMAND, hide = true)]
+    Tied {
+        /// The process that starts it
+        parent: u32,
+        /// The command
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<OsString>,
     },
 }
 

@@ -14,7 +14,7 @@ use ringfence_enforcer::conntrack::socket::Conntrack;
 use ringfence_enforcer::droplog::events::Events;
 use ringfence_enforcer::droplog::reader::Reader;
 use ringfence_enforcer::droplog::{Desk, Sighting};
-use ringfence_enforcer::kernel::{News, Tools, Variant, cleanup, detect};
+use ringfence_enforcer::kernel::{News, Tools, Variant, cleanup, detect, tied};
 use ringfence_enforcer::metrics::{Counters, Writes};
 use ringfence_enforcer::node::{self, Finding, Level};
 use ringfence_enforcer::options::Options;
@@ -43,6 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
             install_cni(&args)?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Tied { parent, command } => Err(tied::become_tied(parent, &command)),
         Command::Prepare => Ok(report(&node::prepare())),
         Command::Check { output } => Ok(match output {
             Output::Text => report(&node::check()),
@@ -52,7 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
             // Pods must not wait for who is gone, so the plugin goes first.
             let place = args.place.place();
             let plugin = install::remove(&place.conf_dir, &place.bin_dir);
-            let rules = cleanup(&Tools::open(args.tools.lock_timeout, Writes::default())?);
+            let rules = cleanup(&Tools::open(args.tools.lock_timeout, Writes::default())?.tied());
             let removed = [plugin?, rules?].concat();
             if removed.is_empty() {
                 println!("nothing to remove");
@@ -138,7 +139,7 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let server = http::bind(args.http_address, health, metrics).await?;
     tokio::spawn(server.serve(shutdown.clone()));
 
-    let tools = Tools::open(args.tools.lock_timeout, counters.writes.clone())?;
+    let tools = Tools::open(args.tools.lock_timeout, counters.writes.clone())?.tied();
     let variant = detect(&tools, args.iptables_variant)?;
     let families = args.ip_families.families(node::families());
     for hazard in node::hazards() {

@@ -3,6 +3,7 @@
 mod cleanup;
 mod ipset;
 mod news;
+pub mod tied;
 mod tools;
 mod variant;
 

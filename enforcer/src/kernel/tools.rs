@@ -4,8 +4,8 @@ use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Variant;
 use super::ipset::Sets;
+use super::{Variant, tied};
 use crate::error::{Error, Result};
 use crate::metrics::Writes;
 use crate::ruleset::Family;
@@ -19,6 +19,8 @@ const RESOURCE_PROBLEM: i32 = 4;
 pub struct Tools {
     /// What stands before each command: nothing, or for instance `nsenter` with a namespace.
     prefix: Vec<String>,
+    /// What stands before a command that writes, behind the former.
+    tie: Vec<String>,
     /// How long iptables waits for other programs that hold its lock.
     lock_seconds: u64,
     writes: Writes,
@@ -34,6 +36,7 @@ impl Tools {
     pub fn open(lock_seconds: u64, writes: Writes) -> Result<Self> {
         Ok(Self {
             prefix: Vec::new(),
+            tie: Vec::new(),
             lock_seconds,
             writes,
             sets: Arc::new(Mutex::new(Sets::open()?)),
@@ -45,6 +48,15 @@ impl Tools {
     pub fn started_by(self, prefix: &[&str]) -> Self {
         Self {
             prefix: prefix.iter().map(|word| (*word).to_owned()).collect(),
+            ..self
+        }
+    }
+
+    /// The same, where what writes ends with this process: see [`tied`](super::tied).
+    #[must_use]
+    pub fn tied(self) -> Self {
+        Self {
+            tie: tied::to_this_process(),
             ..self
         }
     }
@@ -70,7 +82,7 @@ impl Tools {
     /// It cannot be started, or fails.
     pub fn save(&self, variant: Variant, family: Family, filter: bool) -> Result<String> {
         let arguments: &[&str] = if filter { &["-t", "filter"] } else { &[] };
-        self.run(&program(variant, family, "save"), arguments, None)
+        self.run(&[], &program(variant, family, "save"), arguments, None)
     }
 
     /// Runs a script through iptables-restore: all of it or nothing.
@@ -81,13 +93,13 @@ impl Tools {
         self.writes.count("iptables", Some(family));
         let wait = self.lock_seconds.to_string();
         let tool = program(variant, family, "restore");
-        self.run(&tool, &["-w", &wait, "--noflush"], Some(script))
+        self.run(&self.tie, &tool, &["-w", &wait, "--noflush"], Some(script))
             .map(|_| ())
     }
 
-    fn run(&self, program: &str, arguments: &[&str], input: Option<&str>) -> Result<String> {
+    fn run(&self, tie: &[String], program: &str, arguments: &[&str], input: Option<&str>) -> Result<String> {
         let output = self
-            .output(program, arguments, input)
+            .output(tie, program, arguments, input)
             .map_err(|source| Error::ToolMissing {
                 tool: program.to_owned(),
                 source,
@@ -109,8 +121,15 @@ impl Tools {
         })
     }
 
-    fn output(&self, program: &str, arguments: &[&str], input: Option<&str>) -> std::io::Result<Output> {
-        let words: Vec<&str> = self.prefix.iter().map(String::as_str).chain([program]).collect();
+    fn output(
+        &self,
+        tie: &[String],
+        program: &str,
+        arguments: &[&str],
+        input: Option<&str>,
+    ) -> std::io::Result<Output> {
+        let before = self.prefix.iter().chain(tie).map(String::as_str);
+        let words: Vec<&str> = before.chain([program]).collect();
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])

@@ -7,6 +7,7 @@ mod drops;
 mod faults;
 mod gate;
 mod net;
+mod orphans;
 mod own_node;
 mod packets;
 mod pod_start;
