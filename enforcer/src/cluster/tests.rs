@@ -1,6 +1,6 @@
 //! News in every order, and what is made of them.
 
-use ringfence_policy::{Peer, Rule, Selector};
+use ringfence_policy::{Namespace, Node, Peer, Policy, Rule, Selector};
 
 use super::*;
 

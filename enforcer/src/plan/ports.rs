@@ -217,7 +217,10 @@ mod tests {
     fn one_of_a_thousand_ranges_is_found_by_their_logarithm() {
         let names = names(1_000);
         let chains = tree(&pieces(&names, |n| (2_000 + 10 * n, 2_009 + 10 * n)), 4);
-        let worst = (0..=u16::MAX).map(|port| walk(&chains, port).1).max().unwrap();
+        let worst = (0..1_100)
+            .map(|tenth| walk(&chains, 1_990 + 10 * tenth).1)
+            .max()
+            .unwrap();
         assert!(worst <= 8 + 4, "{worst}");
         assert!(steps(&chains) <= 1_000 * 2, "{}", steps(&chains));
     }
@@ -227,7 +230,11 @@ mod tests {
     fn a_thousand_ranges_that_overlap_do_not_multiply() {
         let names = names(1_000);
         let chains = tree(&pieces(&names, |n| (n + 1, n + 30_000)), 4);
-        let worst = (0..=u16::MAX).map(|port| walk(&chains, port).1).max().unwrap();
+        let worst = (0..32_000)
+            .step_by(31)
+            .map(|port| walk(&chains, port).1)
+            .max()
+            .unwrap();
         assert!(worst <= 2 * 11 + 4, "{worst}");
         assert!(steps(&chains) <= 1_000 * 4, "{}", steps(&chains));
         let entries: usize = chains

@@ -95,7 +95,7 @@ fn dispatch(words: &[&str]) -> Option<Rule<SetName>> {
             prefix: prefix.parse().ok()?,
             chain: (*chain).to_owned(),
         }),
-        ["-p", name, "-m", "multiport", "--dports", ports, "-g", chain] => Some(Rule::PortBranch {
+        ["-p", name, "-m", _, "--dport" | "--dports", ports, "-g", chain] => Some(Rule::PortBranch {
             protocol: protocol(name)?,
             span: span(ports)?,
             chain: (*chain).to_owned(),
@@ -113,7 +113,7 @@ fn grant(words: &[&str]) -> Option<Rule<SetName>> {
     };
     let (ports, words) = match (name, words) {
         (None, rest) => (None, rest),
-        (Some(name), ["-m", "multiport", "--dports", spans, rest @ ..]) => {
+        (Some(name), ["-m", _, "--dport" | "--dports", spans, rest @ ..]) => {
             let spans = spans.split(',').map(span).collect::<Option<_>>()?;
             let protocol = protocol(name)?;
             (Some(PortList { protocol, spans }), rest)

@@ -30,6 +30,17 @@ pub fn samples(family: Family) -> Vec<Rule<SetName>> {
     rules.push(allow(Protocol::Tcp, &[(80, 80), (90, 99), (0, 65535)]));
     rules.push(allow(Protocol::Udp, &[(53, 53)]));
     rules.push(allow(Protocol::Sctp, &[(38412, 38412)]));
+    // Ranges at both ends, and of everything.
+    for span in [
+        (0, 0),
+        (0, 1023),
+        (1024, 65535),
+        (65535, 65535),
+        (1, 65535),
+        (0, 65535),
+    ] {
+        rules.extend([Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(|protocol| allow(protocol, &[span])));
+    }
     rules.extend([
         port_branch(Protocol::Tcp, (30_000, 32_767)),
         port_branch(Protocol::Udp, (0, 65_535)),

@@ -43,12 +43,11 @@ impl<S: Display> Display for Rule<S> {
                 return write!(f, "-{option} {prefix} -g {chain}");
             }
             Self::PortBranch {
-                protocol: of,
+                protocol,
                 span,
                 chain,
             } => {
-                let (of, span) = (protocol(*of), span_text(*span));
-                return write!(f, "-p {of} -m multiport --dports {span} -g {chain}");
+                return write!(f, "{} -g {chain}", ports_text(*protocol, &[*span]));
             }
             Self::Allow { ports, peers } => return f.write_str(&allow(ports.as_ref(), peers.as_ref())?),
             Self::Log {
@@ -68,13 +67,9 @@ impl<S: Display> Display for Rule<S> {
 
 fn allow<S: Display>(ports: Option<&PortList>, peers: Option<&PeerMatch<S>>) -> Result<String, fmt::Error> {
     let mut text = String::new();
-    if let Some(ports) = ports {
-        write!(text, "-p {} ", protocol(ports.protocol))?;
-    }
     // The ports first: to compare a few numbers is cheaper than to look an address up.
     if let Some(ports) = ports {
-        let spans: Vec<_> = ports.spans.iter().map(|span| span_text(*span)).collect();
-        write!(text, "-m multiport --dports {} ", spans.join(","))?;
+        write!(text, "{} ", ports_text(ports.protocol, &ports.spans))?;
     }
     if let Some(peers) = peers {
         let port = if peers.with_port { ",dst" } else { "" };
@@ -120,6 +115,19 @@ pub fn log_prefix(direction: Direction) -> &'static str {
     match direction {
         Direction::Ingress => "ringfence-ingress",
         Direction::Egress => "ringfence-egress",
+    }
+}
+
+/// The destination's ports. One span is compared by the protocol's own match, which iptables-nft makes its kernel's own;
+/// all of a protocol's ports it would not print.
+fn ports_text(of: Protocol, spans: &[(u16, u16)]) -> String {
+    let of = protocol(of);
+    match spans {
+        [span] if *span != (0, u16::MAX) => format!("-p {of} -m {of} --dport {}", span_text(*span)),
+        spans => {
+            let spans: Vec<_> = spans.iter().map(|span| span_text(*span)).collect();
+            format!("-p {of} -m multiport --dports {}", spans.join(","))
+        }
     }
 }
 
