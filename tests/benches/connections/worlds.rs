@@ -247,7 +247,7 @@ fn every_port() -> World {
     world
 }
 
-/// As the thousand policies, but each with a range: sets hold no ranges, so every one is a rule.
+/// As the thousand policies, but each with a range: sets hold no ranges, so every one is a rule, and a tree finds it.
 fn ranges() -> World {
     let mut world = thousand_policies();
     for policy in world.policies.values_mut() {
