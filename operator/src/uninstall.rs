@@ -181,19 +181,7 @@ async fn read(client: &Client) -> Result<ClusterView, Error> {
         .await?
         .into_iter()
         .for_each(|object| view.insert_policy(object));
-    list::<AuditNetworkPolicy>(client)
-        .await?
-        .into_iter()
-        .for_each(|object| view.insert_trial(Arc::new(object.as_policy())));
-    let mut staged: BTreeMap<String, Vec<Arc<NetworkPolicy>>> = BTreeMap::new();
-    for object in list::<StagedKubernetesNetworkPolicy>(client).await? {
-        let namespace = object.metadata.namespace.clone().unwrap_or_default();
-        staged
-            .entry(namespace)
-            .or_default()
-            .push(Arc::new(object.as_policy()));
-    }
-    view.staged = Some(staged);
+    add_trials(client, &mut view).await?;
     for baseline in list::<ZeroTrustBaseline>(client).await? {
         let mut leaving = baseline.as_ref().clone();
         leaving
@@ -223,6 +211,24 @@ async fn read(client: &Client) -> Result<ClusterView, Error> {
         view.insert_zero_trust(Arc::new(leaving));
     }
     Ok(view)
+}
+
+/// Adds policies on trial, of both kinds.
+async fn add_trials(client: &Client, view: &mut ClusterView) -> Result<(), Error> {
+    list::<AuditNetworkPolicy>(client)
+        .await?
+        .into_iter()
+        .for_each(|object| view.insert_trial(Arc::new(object.as_policy())));
+    let mut staged: BTreeMap<String, Vec<Arc<NetworkPolicy>>> = BTreeMap::new();
+    for object in list::<StagedKubernetesNetworkPolicy>(client).await? {
+        let namespace = object.metadata.namespace.clone().unwrap_or_default();
+        staged
+            .entry(namespace)
+            .or_default()
+            .push(Arc::new(object.as_policy()));
+    }
+    view.staged = Some(staged);
+    Ok(())
 }
 
 /// Every object of a kind; none if the kind itself is not there.
