@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use crate::callbacks::{Callback, Calls};
 use crate::error::Error;
 use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor, StagedKubernetesNetworkPolicy};
-use crate::stores::{Definition, Sink, Versions, forget_managers, named};
+use crate::stores::{Definition, Sink, Versions, forget_managers, keep, named};
 use crate::triggers::Change;
 
 /// A cache's name, and its first list as a future.
@@ -35,7 +35,7 @@ pub(crate) type Readiness<'a> = (&'static str, BoxFuture<'a, Result<(), Error>>)
 macro_rules! sources {
     (
         always { $($(#[$doc:meta])* $field:ident: $kind:ty, $trim:expr;)* }
-        optional { $($(#[$odoc:meta])* $ofield:ident: $okind:ty, $definition:expr;)* }
+        optional { $($(#[$odoc:meta])* $ofield:ident: $okind:ty, $definition:expr, $otrim:expr;)* }
     ) => {
         /// The caches. Cheap to clone.
         #[derive(Clone)]
@@ -92,7 +92,7 @@ macro_rules! sources {
                         self.$field,
                         $trim,
                     ).boxed(),)*
-                    $(optional(sink, client.clone(), $definition, self.$ofield.0, self.$ofield.1).boxed(),)*
+                    $(optional(sink, client.clone(), ($definition, $otrim), self.$ofield.0, self.$ofield.1).boxed(),)*
                 ]
             }
         }
@@ -123,15 +123,16 @@ sources! {
     }
     optional {
         /// HTTPRoutes: which Services are back ends of gateways.
-        http_routes: HTTPRoute, "httproutes.gateway.networking.k8s.io";
+        http_routes: HTTPRoute, "httproutes.gateway.networking.k8s.io", forget_managers;
         /// PodMonitors: on which ports pods serve metrics.
-        pod_monitors: PodMonitor, "podmonitors.monitoring.coreos.com";
+        pod_monitors: PodMonitor, "podmonitors.monitoring.coreos.com", forget_managers;
         /// ServiceMonitors: on which ports the pods behind Services serve metrics.
-        service_monitors: ServiceMonitor, "servicemonitors.monitoring.coreos.com";
+        service_monitors: ServiceMonitor, "servicemonitors.monitoring.coreos.com", forget_managers;
+        // Ownership is judged by who manages a policy, so here the managers stay.
         /// Policies on trial as Calico knows them, where its API is served from definitions.
-        staged: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.projectcalico.org";
+        staged: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.projectcalico.org", keep;
         /// The same where Calico's own API server serves them, and the definition is of what that one stores.
-        staged_elsewhere: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.crd.projectcalico.org";
+        staged_elsewhere: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.crd.projectcalico.org", keep;
     }
 }
 
@@ -202,7 +203,7 @@ async fn known(mut settled: watch::Receiver<Presence>) -> Result<(), Error> {
 async fn optional<K>(
     sink: &Sink,
     client: Client,
-    definition: &str,
+    (definition, trim): (&str, fn(&mut K)),
     mut writer: Writer<K>,
     settled: watch::Sender<Presence>,
 ) -> Result<(), Error>
@@ -250,7 +251,7 @@ where
             }
             event = next(&mut objects) => match event.ok_or(ENDED)? {
                 Ok(event) => {
-                    let event = event.modify(forget_managers);
+                    let event = event.modify(trim);
                     let change = sink.step(&mut writer, &store, &event);
                     change.iter().for_each(|change| sink.changed(change));
                     if matches!(event, watcher::Event::InitDone) {

@@ -319,7 +319,7 @@ pub(crate) fn named(name: &str) -> watcher::Config {
     watcher::Config::default().fields(&format!("metadata.name={name}"))
 }
 
-fn keep<K>(_: &mut K) {}
+pub(crate) fn keep<K>(_: &mut K) {}
 
 pub(crate) fn forget_managers<K: Resource>(object: &mut K) {
     object.managed_fields_mut().clear();
