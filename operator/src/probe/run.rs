@@ -1,9 +1,11 @@
 //! The probe's loop, beside the controller, on the replica that leads.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
@@ -112,7 +114,14 @@ impl Prober {
         let mut memory = None;
         let mut news = self.stores.probe.changes();
         while !shutdown.is_cancelled() {
-            let pause = match self.turn(&mut memory, &shutdown).await {
+            // Whatever goes wrong here stays here: namespaces are worked on all the same.
+            let turn = AssertUnwindSafe(self.turn(&mut memory, &shutdown))
+                .catch_unwind()
+                .await;
+            let panicked = Error::Panicked {
+                what: "a round of the EnforcementProbe".to_owned(),
+            };
+            let pause = match turn.unwrap_or(Err(panicked)) {
                 Ok(pause) => pause,
                 Err(error) => {
                     tracing::warn!(%error, reason = error.name(), "the probe failed, trying again later");
@@ -137,9 +146,10 @@ impl Prober {
         shutdown: &CancellationToken,
     ) -> Result<Duration, Error> {
         let Some(probe) = self.stores.probe.now() else {
-            if memory.take().is_some() {
+            if memory.is_some() {
                 self.hands.sweep().await?;
                 self.metrics.probe_unknown();
+                *memory = None;
             }
             return Ok(TICK);
         };
