@@ -445,6 +445,12 @@ fn the_operator_may_create_the_probes_pods_and_no_pod_with_any_privilege() {
             },
         ));
     }
-    let (created, said) = would_create(&lab, &real_pod());
-    assert!(created, "{said}");
+    block_on(until(
+        "the probe's own pod to be taken",
+        LIMIT,
+        async || match would_create(&lab, &real_pod()) {
+            (true, _) => Ok(()),
+            (false, said) => Err(said),
+        },
+    ));
 }
