@@ -3,15 +3,18 @@
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
-use ringfence_crd::{AppliedNamespace, NodeEnforcementStatus, ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{
+    AppliedNamespace, NodeEnforcement, NodeEnforcementStatus, ServiceAccess, ZeroTrustNamespace,
+};
 use ringfence_enforcer::metrics::Counters;
 use ringfence_enforcer::report::writer::Writer;
 use ringfence_policy::{Version, applied_digest};
 use serde_json::json;
 
-use crate::lab::{Lab, block_on};
+use crate::lab::{LIMIT, Lab, block_on, until};
 
 const NODE: &str = "worker-1";
+const OTHER: &str = "worker-2";
 
 /// What an enforcer says whose kernel holds what the namespace has now.
 async fn holds(lab: &Lab, node: &Node, namespace: &str) -> NodeEnforcementStatus {
@@ -107,5 +110,30 @@ fn enforced_follows_what_nodes_report_and_whether_they_live() {
         leases.delete(&name, &DeleteParams::default()).await.unwrap();
         say(&lab, "Unknown/NodesStale").await;
         lab.shop_is_ready("reported").await;
+
+        // The node goes, and with it its report, before the API hears of its pods' end. Another node still reports.
+        let other: Node = lab.create(None, json!({"metadata": {"name": OTHER}})).await;
+        let writer = Writer::start(&lab.client, OTHER, Some("ringfence-system"), &Counters::default());
+        writer.tell(NodeEnforcementStatus {
+            node_uid: other.uid().unwrap(),
+            ..NodeEnforcementStatus::default()
+        });
+        until("the other node's report", LIMIT, async || {
+            let found = reports(&lab).get_opt(OTHER).await.unwrap();
+            found.map(drop).ok_or_else(|| "none".to_owned())
+        })
+        .await;
+        reports(&lab)
+            .delete(NODE, &DeleteParams::default())
+            .await
+            .unwrap();
+        say(&lab, "False/NodesPending").await;
+        let now = DeleteParams::default().grace_period(0);
+        lab.api::<Pod>("reported").delete("api-0", &now).await.unwrap();
+        say(&lab, "True/Enforced").await;
     });
+}
+
+fn reports(lab: &Lab) -> Api<NodeEnforcement> {
+    Api::all(lab.client.clone())
 }
