@@ -112,6 +112,8 @@ fn nobody_passes_a_policy_off_as_generated() {
 fn with_all_of_them_on_the_operator_works_and_opens_everything_again() {
     let lab = Lab::start();
     put_in_force(&lab, &ALL);
+    // What uninstalls as that very account: nobody runs it here, but the API server takes it.
+    apply(&lab.server, "config/uninstall");
     let running = operator_and_shop(&lab);
     block_on(async {
         let all = networkpolicies("closed");
