@@ -111,27 +111,28 @@ fn enforced_follows_what_nodes_report_and_whether_they_live() {
         say(&lab, "Unknown/NodesStale").await;
         lab.shop_is_ready("reported").await;
 
-        // The node goes, and with it its report, before the API hears of its pods' end. Another node still reports.
-        let other: Node = lab.create(None, json!({"metadata": {"name": OTHER}})).await;
-        let writer = Writer::start(&lab.client, OTHER, Some("ringfence-system"), &Counters::default());
-        writer.tell(NodeEnforcementStatus {
-            node_uid: other.uid().unwrap(),
-            ..NodeEnforcementStatus::default()
-        });
-        until("the other node's report", LIMIT, async || {
-            let found = reports(&lab).get_opt(OTHER).await.unwrap();
-            found.map(drop).ok_or_else(|| "none".to_owned())
-        })
-        .await;
-        reports(&lab)
-            .delete(NODE, &DeleteParams::default())
-            .await
-            .unwrap();
-        say(&lab, "False/NodesPending").await;
-        let now = DeleteParams::default().grace_period(0);
-        lab.api::<Pod>("reported").delete("api-0", &now).await.unwrap();
-        say(&lab, "True/Enforced").await;
+        goes(&lab).await;
     });
+}
+
+/// The node goes, and with it its report, before the API hears of its pods' end. Another node still reports.
+async fn goes(lab: &Lab) {
+    let other: Node = lab.create(None, json!({"metadata": {"name": OTHER}})).await;
+    let writer = Writer::start(&lab.client, OTHER, Some("ringfence-system"), &Counters::default());
+    writer.tell(NodeEnforcementStatus {
+        node_uid: other.uid().unwrap(),
+        ..NodeEnforcementStatus::default()
+    });
+    until("the other node's report", LIMIT, async || {
+        let found = reports(lab).get_opt(OTHER).await.unwrap();
+        found.map(drop).ok_or_else(|| "none".to_owned())
+    })
+    .await;
+    reports(lab).delete(NODE, &DeleteParams::default()).await.unwrap();
+    say(lab, "False/NodesPending").await;
+    let now = DeleteParams::default().grace_period(0);
+    lab.api::<Pod>("reported").delete("api-0", &now).await.unwrap();
+    say(lab, "True/Enforced").await;
 }
 
 fn reports(lab: &Lab) -> Api<NodeEnforcement> {
