@@ -158,7 +158,6 @@ impl Enforcer {
 }
 
 fn main() {
-    unshare(CloneFlags::CLONE_NEWNET).expect("root may have a network namespace of its own");
     let mut cluster = Cluster::new(NODE);
     let read = |value: Value| Object::Pod(Pod::from_api(&serde_json::from_value(value).expect("a pod")));
     let pods = (0..PODS).map(|number| read(pod(number, number % 5 == 0, number < 50)));
@@ -174,6 +173,7 @@ fn main() {
     cluster.apply_all(Update::list(Kind::Policy, policies));
     cluster.apply_all(Update::list(Kind::Node, []));
     for variant in Variant::ALL {
+        unshare(CloneFlags::CLONE_NEWNET).expect("root may have a network namespace of its own");
         let tools = Tools::open(10, Writes::default()).expect("sets");
         let mut enforcer = Enforcer {
             cluster,
@@ -198,7 +198,7 @@ fn main() {
         for change in 0..CHANGES {
             // Another app: other policies.
             let mut text = pod(0, true, true);
-            text["metadata"]["labels"]["app"] = json!(format!("app-{}", change % 2));
+            text["metadata"]["labels"]["app"] = json!(format!("app-{}", (change + 1) % 2));
             enforcer.change(&text.to_string());
         }
         enforcer.print("a local pod's policies change");
