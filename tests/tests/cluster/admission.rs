@@ -109,5 +109,9 @@ fn opened_in_order(lab: &Lab) -> Result<()> {
     ensure!(lab.policies()?.is_empty(), "uninstalling left policies");
     lab.kubectl(&["delete", "-k", &source::path("config/uninstall")])?;
     scale("2")?;
+    // What users wrote stayed, and its status with it: only the policies tell that an operator works again.
+    lab.until("the operator closes the shop again", || {
+        Ok(!lab.policies()?.is_empty())
+    })?;
     lab.close_shop()
 }

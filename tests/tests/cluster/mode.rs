@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use k8s_openapi::jiff::Timestamp;
 use ringfence_tests::kube_objects::pods_of;
 use ringfence_tests::probe;
 use ringfence_tests::shop::{self, App};
@@ -111,10 +112,26 @@ fn calls(lab: &Lab) -> Result<Vec<(Call, PathBuf, SocketAddr)>> {
     Ok(all)
 }
 
-/// Those of the calls that lines of the enforcers' logs say would be dropped.
-fn told_of(lab: &Lab, calls: &[(Call, PathBuf, SocketAddr)]) -> Result<BTreeSet<Call>> {
+/// Those of the calls that lines of the enforcers' logs say would be dropped by generated policies, from a moment on: others were
+/// on trial before, and sums of what they would have dropped may still come.
+fn told_of(lab: &Lab, calls: &[(Call, PathBuf, SocketAddr)], from: Timestamp) -> Result<BTreeSet<Call>> {
     let stories = lab.stories()?;
-    let would = stories.iter().filter(|story| story["verdict"] == "would-drop");
+    let is_new = |story: &Value| {
+        let time = story["time"]
+            .as_str()
+            .and_then(|time| time.parse::<Timestamp>().ok());
+        time.is_some_and(|time| time >= from)
+    };
+    let is_generated = |story: &Value| {
+        let mut policies = story["policies"].as_array().into_iter().flatten();
+        policies.all(|policy| {
+            let name = policy.as_str().unwrap_or_default();
+            name.contains("/auditnetworkpolicy/ringfence-")
+        })
+    };
+    let would = stories
+        .iter()
+        .filter(|story| story["verdict"] == "would-drop" && is_new(story) && is_generated(story));
     let told = would.filter_map(|story| {
         let is = |(from, to, port): &Call| {
             story["source"]["pod"] == **from && story["destination"]["pod"] == **to && story["port"] == *port
@@ -132,7 +149,7 @@ pub(crate) fn what_audit_tells_of_is_what_enforce_drops(lab: &Lab) -> Result<()>
         &[("Ready", "True/AsExpected"), ("Enforced", "Unknown/AuditMode")],
     )?;
     is_judged(lab)?;
-    let calls = calls(lab)?;
+    let (calls, begun) = (calls(lab)?, Timestamp::now());
     let connects = |(call, netns, to): &(Call, PathBuf, SocketAddr)| -> Result<(Call, bool)> {
         Ok((call.clone(), probe::tcp_connect(netns, *to, TIMEOUT)?.is_open()))
     };
@@ -142,7 +159,7 @@ pub(crate) fn what_audit_tells_of_is_what_enforce_drops(lab: &Lab) -> Result<()>
     }
     // What is told of comes in lines that are gathered for a moment; what follows is compared with all of them.
     lab.until("the status sums up what was found", || {
-        told = told_of(lab, &calls)?;
+        told = told_of(lab, &calls, begun)?;
         let audit = resource(lab)?["status"]["audit"].clone();
         let named = audit["topFindings"]
             .as_array()
@@ -161,7 +178,7 @@ pub(crate) fn what_audit_tells_of_is_what_enforce_drops(lab: &Lab) -> Result<()>
             dropped.insert(call);
         }
     }
-    let told = told_of(lab, &calls)?;
+    let told = told_of(lab, &calls, begun)?;
     ensure!(
         told == dropped,
         "told of and not dropped: {:?}; dropped and not told of: {:?}",
