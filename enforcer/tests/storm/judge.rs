@@ -78,6 +78,15 @@ impl Allowed {
         }
         Self(allowed)
     }
+
+    /// Whether something passes and something does not: a world in which everything does would show nothing.
+    pub(crate) fn tells(&self) -> bool {
+        let passes = |way: &Way| {
+            let (egress, ingress) = self.0[way.index()];
+            egress && ingress
+        };
+        Way::all().any(|way| passes(&way)) && !Way::all().all(|way| passes(&way))
+    }
 }
 
 /// From a moment on, any of these states may be the kernel's.
