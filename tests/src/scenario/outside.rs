@@ -79,6 +79,10 @@ impl Outside {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net={}", self.netns.display()));
         command.args(["ip", "addr", verb, &address.to_string(), "dev", "lo"]);
+        // Even here an address that is new may not be bound to until it was looked for elsewhere.
+        if address.is_ipv6() && verb != "del" {
+            command.arg("nodad");
+        }
         output(&mut command).map(drop)
     }
 }
