@@ -6,7 +6,7 @@
 //! object that was planned for or fails, and doing it twice does no harm.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{DeleteParams, PostParams, Preconditions};
@@ -18,35 +18,13 @@ use tokio::time::Instant;
 use crate::error::{Error, Refusal};
 use crate::expectations::{Expectations, Expected};
 use crate::foreign::StagedKubernetesNetworkPolicy;
+use crate::form::{Form, Kind};
 use crate::leader::Fence;
 use crate::metrics::{OperatorMetrics, Verb};
 use crate::names::FIELD_MANAGER;
 use crate::ownership::difference;
 use crate::transition::{Cause, Step, Version};
 use crate::view::key;
-
-/// What generated policies are written as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// NetworkPolicies.
-    Policy,
-    /// AuditNetworkPolicies: policies on trial.
-    Trial,
-    /// The same as Calico knows them.
-    Staged,
-}
-
-impl Kind {
-    /// The kind as the API spells it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Policy => "NetworkPolicy",
-            Self::Trial => "AuditNetworkPolicy",
-            Self::Staged => "StagedKubernetesNetworkPolicy",
-        }
-    }
-}
 
 /// What was written but not yet seen again, of each kind.
 #[derive(Clone, Default)]
@@ -88,7 +66,18 @@ pub struct Outcome {
     /// Policies put back after somebody else edited or deleted them.
     pub repairs: Vec<Repair>,
     /// The step that failed, and why. Those after it were not taken.
-    pub failure: Option<(ObjectKey, Error)>,
+    pub failure: Option<Failure>,
+}
+
+/// A step that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// What was to be written.
+    pub kind: Kind,
+    /// Which one of it.
+    pub policy: ObjectKey,
+    /// Why not.
+    pub error: Error,
 }
 
 /// A policy put back.
@@ -113,13 +102,29 @@ impl Applier {
 
     /// Takes the steps in their order, on objects of this kind.
     pub async fn execute(&self, kind: Kind, namespace: &str, steps: Vec<Step>) -> Outcome {
-        let door = Door::new(kind, &self.client, namespace);
+        match kind {
+            Kind::Policy => self.carry_out::<NetworkPolicy>(kind, namespace, steps).await,
+            Kind::Trial => self.carry_out::<AuditNetworkPolicy>(kind, namespace, steps).await,
+            Kind::Staged => {
+                self.carry_out::<StagedKubernetesNetworkPolicy>(kind, namespace, steps)
+                    .await
+            }
+        }
+    }
+
+    async fn carry_out<K: Form>(&self, kind: Kind, namespace: &str, steps: Vec<Step>) -> Outcome {
+        let api = Api::<K>::namespaced(self.client.clone(), namespace);
         let mut outcome = Outcome::default();
         for step in steps {
-            let (target, cause) = (target(&step), cause(&step).clone());
-            match self.take(&door, step, &outcome).await {
-                Ok(answer) => self.took(kind, &target, &cause, answer, &mut outcome),
-                Err(error) => outcome.failure = Some((target, error)),
+            let (policy, cause) = (target(&step), cause(&step).clone());
+            match self.take(&api, step, &outcome).await {
+                Ok(answer) => self.took(kind, &policy, &cause, answer, &mut outcome),
+                Err(error) => {
+                    if error.is_conflict() {
+                        self.owed(kind).doubt(namespace);
+                    }
+                    outcome.failure = Some(Failure { kind, policy, error });
+                }
             }
             if outcome.failure.is_some() {
                 break;
@@ -128,8 +133,8 @@ impl Applier {
         outcome
     }
 
-    async fn take(&self, door: &Door, step: Step, sofar: &Outcome) -> Result<Answer, Error> {
-        let what = describe(door.kind(), &step);
+    async fn take<K: Form>(&self, api: &Api<K>, step: Step, sofar: &Outcome) -> Result<Answer, Error> {
+        let what = describe::<K>(&step);
         if !self.fence.is_open() {
             return Err(Error::NotLeading { what });
         }
@@ -139,11 +144,11 @@ impl Applier {
         };
         match step {
             Step::Create { policy, .. } => {
-                let answer = door
-                    .create(&params, &policy)
+                let answer = api
+                    .create(&params, &K::from((*policy).clone()))
                     .await
                     .map_err(|error| Error::api(&what, &error))?;
-                Ok(Answer::written(Verb::Create, answer, &policy))
+                Ok(Answer::written(Verb::Create, answer.into_policy(), &policy))
             }
             Step::Replace {
                 mut policy, version, ..
@@ -151,11 +156,11 @@ impl Applier {
                 let (uid, resource_version) = identity(&version, &key(policy.as_ref()), sofar, &what)?;
                 policy.metadata.uid = Some(uid);
                 policy.metadata.resource_version = Some(resource_version);
-                let answer = door
-                    .replace(&params, &policy)
+                let answer = api
+                    .replace(&policy.name_any(), &params, &K::from((*policy).clone()))
                     .await
                     .map_err(|error| Error::api(&what, &error))?;
-                Ok(Answer::written(Verb::Replace, answer, &policy))
+                Ok(Answer::written(Verb::Replace, answer.into_policy(), &policy))
             }
             Step::Delete { key, version, .. } => {
                 let (uid, _) = identity(&version, &key, sofar, &what)?;
@@ -167,8 +172,8 @@ impl Applier {
                     preconditions,
                     ..DeleteParams::background()
                 };
-                match door.delete(&key.name, &params).await {
-                    Ok(()) => Ok(Answer::Deleted {
+                match api.delete(&key.name, &params).await {
+                    Ok(_) => Ok(Answer::Deleted {
                         uid,
                         verb: Some(Verb::Delete),
                     }),
@@ -202,15 +207,24 @@ impl Applier {
                 self.note_repair(cause, &policy, outcome);
                 if let Some(field) = altered {
                     let what = format!("write {} {target}", kind.as_str());
-                    outcome.failure = Some((target.clone(), Error::Altered { what, field }));
+                    outcome.failure = Some(Failure {
+                        kind,
+                        policy: target.clone(),
+                        error: Error::Altered { what, field },
+                    });
                 }
                 let resource_version = policy.resource_version().unwrap_or_default();
                 outcome.answers.insert(target.name.clone(), Some(*policy));
                 Expected::Written { resource_version }
             }
         };
-        let mut expectations = self.owed.of(kind).lock().unwrap_or_else(PoisonError::into_inner);
-        expectations.expect(&target.namespace, &target.name, expected, Instant::now());
+        let (namespace, name) = (&target.namespace, &target.name);
+        self.owed(kind).expect(namespace, name, expected, Instant::now());
+    }
+
+    fn owed(&self, kind: Kind) -> MutexGuard<'_, Expectations> {
+        let owed = self.owed.of(kind);
+        owed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_repair(&self, cause: &Cause, policy: &NetworkPolicy, outcome: &mut Outcome) {
@@ -224,68 +238,6 @@ impl Applier {
             policy: policy.clone(),
             field,
         });
-    }
-}
-
-/// The API of one kind in one namespace, with policies of every kind as NetworkPolicies.
-enum Door {
-    Policies(Api<NetworkPolicy>),
-    Trials(Api<AuditNetworkPolicy>),
-    Staged(Api<StagedKubernetesNetworkPolicy>),
-}
-
-impl Door {
-    fn new(kind: Kind, client: &Client, namespace: &str) -> Self {
-        match kind {
-            Kind::Policy => Self::Policies(Api::namespaced(client.clone(), namespace)),
-            Kind::Trial => Self::Trials(Api::namespaced(client.clone(), namespace)),
-            Kind::Staged => Self::Staged(Api::namespaced(client.clone(), namespace)),
-        }
-    }
-
-    fn kind(&self) -> Kind {
-        match self {
-            Self::Policies(_) => Kind::Policy,
-            Self::Trials(_) => Kind::Trial,
-            Self::Staged(_) => Kind::Staged,
-        }
-    }
-
-    async fn create(&self, params: &PostParams, policy: &NetworkPolicy) -> kube::Result<NetworkPolicy> {
-        match self {
-            Self::Policies(api) => api.create(params, policy).await,
-            Self::Trials(api) => {
-                let answer = api.create(params, &policy.clone().into()).await;
-                answer.map(|answer| answer.as_policy())
-            }
-            Self::Staged(api) => {
-                let answer = api.create(params, &policy.clone().into()).await;
-                answer.map(|answer| answer.as_policy())
-            }
-        }
-    }
-
-    async fn replace(&self, params: &PostParams, policy: &NetworkPolicy) -> kube::Result<NetworkPolicy> {
-        let name = policy.name_any();
-        match self {
-            Self::Policies(api) => api.replace(&name, params, policy).await,
-            Self::Trials(api) => {
-                let answer = api.replace(&name, params, &policy.clone().into()).await;
-                answer.map(|answer| answer.as_policy())
-            }
-            Self::Staged(api) => {
-                let answer = api.replace(&name, params, &policy.clone().into()).await;
-                answer.map(|answer| answer.as_policy())
-            }
-        }
-    }
-
-    async fn delete(&self, name: &str, params: &DeleteParams) -> kube::Result<()> {
-        match self {
-            Self::Policies(api) => api.delete(name, params).await.map(|_| ()),
-            Self::Trials(api) => api.delete(name, params).await.map(|_| ()),
-            Self::Staged(api) => api.delete(name, params).await.map(|_| ()),
-        }
     }
 }
 
@@ -354,11 +306,11 @@ fn cause(step: &Step) -> &Cause {
     }
 }
 
-fn describe(kind: Kind, step: &Step) -> String {
+fn describe<K: Form>(step: &Step) -> String {
     let verb = match step {
         Step::Create { .. } => "create",
         Step::Replace { .. } => "replace",
         Step::Delete { .. } => "delete",
     };
-    format!("{verb} {} {}", kind.as_str(), target(step))
+    format!("{verb} {} {}", K::kind(&()), target(step))
 }

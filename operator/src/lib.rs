@@ -18,6 +18,7 @@
 pub mod accounts;
 pub mod callbacks;
 pub mod foreign;
+pub mod form;
 pub mod generate;
 mod governance;
 pub mod names;

@@ -5,7 +5,6 @@ mod trim;
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
-use std::future::Future;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, try_join_all};
@@ -26,6 +25,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::foreign::StagedKubernetesNetworkPolicy;
+use crate::form::{Form, Kind};
 use crate::metrics::OperatorMetrics;
 use crate::probe;
 use crate::reports::Reports;
@@ -325,53 +325,27 @@ pub(crate) fn forget_managers<K: Resource>(object: &mut K) {
     object.managed_fields_mut().clear();
 }
 
-/// Asks the API server itself for the policies of one namespace.
+/// Asks the API server itself for the policies of one namespace that are written as this kind.
 ///
 /// # Errors
 ///
 /// When it does not answer.
-pub fn list_policies(
+pub async fn list_policies(
     client: &Client,
+    kind: Kind,
     namespace: &str,
-) -> impl Future<Output = Result<Vec<NetworkPolicy>, Error>> + use<> {
-    list_in(client, namespace)
-}
-
-/// Asks the API server itself for the policies on trial of one namespace, as the NetworkPolicies that they stand for.
-///
-/// # Errors
-///
-/// When it does not answer.
-pub async fn list_trials(client: &Client, namespace: &str) -> Result<Vec<NetworkPolicy>, Error> {
-    let list: Vec<AuditNetworkPolicy> = list_in(client, namespace).await?;
-    Ok(list.iter().map(AuditNetworkPolicy::as_policy).collect())
-}
-
-/// The same for Calico's kind of them.
-///
-/// # Errors
-///
-/// When it does not answer.
-pub async fn list_staged(client: &Client, namespace: &str) -> Result<Vec<NetworkPolicy>, Error> {
-    let list: Vec<StagedKubernetesNetworkPolicy> = list_in(client, namespace).await?;
-    Ok(list
-        .iter()
-        .map(StagedKubernetesNetworkPolicy::as_policy)
-        .collect())
-}
-
-fn list_in<K>(client: &Client, namespace: &str) -> impl Future<Output = Result<Vec<K>, Error>> + use<K>
-where
-    K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned,
-{
-    let api = Api::<K>::namespaced(client.clone(), namespace);
-    let what = format!("list {} objects of namespace {namespace}", K::kind(&()));
-    async move {
-        let list = api.list(&kube::api::ListParams::default()).await;
-        list.map(|list| list.items)
-            .map_err(|error| Error::api(what, &error))
+) -> Result<Vec<NetworkPolicy>, Error> {
+    match kind {
+        Kind::Policy => list_in::<NetworkPolicy>(client, namespace).await,
+        Kind::Trial => list_in::<AuditNetworkPolicy>(client, namespace).await,
+        Kind::Staged => list_in::<StagedKubernetesNetworkPolicy>(client, namespace).await,
     }
+}
+
+async fn list_in<K: Form>(client: &Client, namespace: &str) -> Result<Vec<NetworkPolicy>, Error> {
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    let list = api.list(&kube::api::ListParams::default()).await;
+    let what = format!("list {} objects of namespace {namespace}", K::kind(&()));
+    let list = list.map_err(|error| Error::api(what, &error))?;
+    Ok(list.items.into_iter().map(K::into_policy).collect())
 }

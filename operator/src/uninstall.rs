@@ -22,11 +22,12 @@ use ringfence_telemetry::shutdown;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::{Applier, Kind, Owed};
+use crate::apply::{Applier, Owed};
 use crate::args::UninstallArgs;
 use crate::controller::{anchor_of, enter};
 use crate::error::{Error, Refusal};
 use crate::foreign::StagedKubernetesNetworkPolicy;
+use crate::form::Kind;
 use crate::generate::Generated;
 use crate::leader::{Election, Timing};
 use crate::metrics::OperatorMetrics;
@@ -132,8 +133,8 @@ async fn open(
     ] {
         let outcome = applier.execute(kind, namespace, steps).await;
         deleted += outcome.answers.len();
-        if let Some((_, error)) = outcome.failure {
-            return Err(error);
+        if let Some(failed) = outcome.failure {
+            return Err(failed.error);
         }
     }
     for attempt in 1.. {
@@ -147,13 +148,13 @@ async fn open(
         enter(&mut view.policies, namespace, &outcome.answers);
         match outcome.failure {
             None => {}
-            Some((_, error)) if error.is_conflict() && attempt < ATTEMPTS => {
+            Some(failed) if failed.error.is_conflict() && attempt < ATTEMPTS => {
                 sleep(Duration::from_millis(100) * attempt).await;
-                let policies = crate::stores::list_policies(client, namespace).await?;
+                let policies = crate::stores::list_policies(client, Kind::Policy, namespace).await?;
                 view.policies
                     .insert(namespace.to_owned(), policies.into_iter().map(Arc::new).collect());
             }
-            Some((_, error)) => return Err(error),
+            Some(failed) => return Err(failed.error),
         }
     }
     Ok(deleted)

@@ -11,14 +11,15 @@ use ringfence_crd::ZeroTrustNamespace;
 use tokio::time::Instant;
 
 use super::{Controller, LAG, lock, snapshot};
-use crate::apply::{Kind, Outcome, Repair};
+use crate::apply::{Outcome, Repair};
 use crate::error::Error;
 use crate::events::{Notice, REPAIRED};
 use crate::expectations::Freshness;
+use crate::form::Kind;
 use crate::generate::{Generated, generate};
 use crate::queue::Done;
 use crate::status::{NamespaceInput, WriteFailure, namespace_status, namespace_summary};
-use crate::stores::{list_policies, list_staged, list_trials};
+use crate::stores::list_policies;
 use crate::transition::{Cause, Step, TrialPlan, plan, plan_staged, plan_trials};
 use crate::triggers::Key;
 use crate::view::ClusterView;
@@ -48,13 +49,13 @@ impl Controller {
         if plan.steps.iter().any(narrows) && !self.is_still_in_force(&view, namespace).await? {
             return Ok(Done::Again(LAG));
         }
-        let (outcome, kind) = self.write(&mut view, namespace, plan.steps, trials).await;
-        let failure = outcome.failure.as_ref().and_then(|(policy, error)| {
-            let lasting = !error.is_conflict() && !matches!(error, Error::NotLeading { .. });
+        let outcome = self.write(&mut view, namespace, plan.steps, trials).await;
+        let failure = outcome.failure.as_ref().and_then(|failed| {
+            let lasting = !failed.error.is_conflict() && !matches!(failed.error, Error::NotLeading { .. });
             lasting.then(|| WriteFailure {
-                kind,
-                policy: policy.clone(),
-                message: error.to_string(),
+                kind: failed.kind,
+                policy: failed.policy.clone(),
+                message: failed.error.to_string(),
             })
         });
         self.failed(namespace, failure.as_ref());
@@ -62,28 +63,20 @@ impl Controller {
         let staged = self.applier.execute(Kind::Staged, namespace, steps).await;
         self.tell(&view, namespace, &generated, &outcome, failure.as_slice())
             .await?;
-        match outcome.failure {
-            Some((_, error)) => {
-                if error.is_conflict() {
-                    lock(self.owed.of(kind)).doubt(namespace);
-                }
-                Err(error)
-            }
-            // Only told of: what Calico is to try out decides nothing here.
-            None => staged.failure.map_or(Ok(Done::Finished), |(_, error)| Err(error)),
-        }
+        // What Calico is to try out decides nothing here: its failure only has it tried again.
+        let failed = outcome.failure.or(staged.failure);
+        failed.map_or(Ok(Done::Finished), |failed| Err(failed.error))
     }
 
     /// Writes the policies of a namespace: those on trial that are new before, and those that are not needed any more after the
-    /// others, so that connections are judged without a break when the mode changes. What became of it, and what kind was
-    /// written last.
+    /// others, so that connections are judged without a break when the mode changes.
     async fn write(
         &self,
         view: &mut ClusterView,
         namespace: &str,
         steps: Vec<Step>,
         trials: TrialPlan,
-    ) -> (Outcome, Kind) {
+    ) -> Outcome {
         let mut all = Outcome::default();
         let stages = [
             (Kind::Trial, trials.first),
@@ -98,10 +91,10 @@ impl Controller {
             all.repairs.extend(outcome.repairs);
             if outcome.failure.is_some() {
                 all.failure = outcome.failure;
-                return (all, kind);
+                break;
             }
         }
-        (all, Kind::Trial)
+        all
     }
 
     /// Tells of what was done: in the status of the namespace's ZeroTrustNamespace, or, if it has none, in the
@@ -217,22 +210,13 @@ impl Controller {
                 Freshness::Fresh => continue,
                 Freshness::Behind => return Ok(false),
                 Freshness::Doubtful => {
-                    let listed = self.list(kind, namespace).await?;
+                    let listed = list_policies(&self.client, kind, namespace).await?;
                     cached.insert(namespace.to_owned(), listed.into_iter().map(Arc::new).collect());
                     lock(self.owed.of(kind)).forget(namespace);
                 }
             }
         }
         Ok(true)
-    }
-
-    /// The API server's own list of a namespace's policies of a kind.
-    async fn list(&self, kind: Kind, namespace: &str) -> Result<Vec<NetworkPolicy>, Error> {
-        match kind {
-            Kind::Policy => list_policies(&self.client, namespace).await,
-            Kind::Trial => list_trials(&self.client, namespace).await,
-            Kind::Staged => list_staged(&self.client, namespace).await,
-        }
     }
 
     /// Keeps the namespace's failure, or its end, for the statuses of the ServiceAccesses concerned.

@@ -23,7 +23,7 @@ use jiff::Timestamp;
 use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 
-use crate::apply::Kind;
+use crate::form::Kind;
 use crate::generate::{AccessOutline, Generated};
 use crate::view::ClusterView;
 

@@ -10,7 +10,7 @@ use ringfence_policy::ObjectKey;
 
 use super::WriteFailure;
 use super::condition::Finding;
-use crate::apply::Kind;
+use crate::form::Kind;
 use crate::ownership::{Ledger, difference};
 use crate::view::{ClusterView, key};
 

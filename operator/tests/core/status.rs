@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use ringfence_crd::{ServiceAccessStatus, ZeroTrustNamespaceStatus};
-use ringfence_operator::apply::Kind;
+use ringfence_operator::form::Kind;
 use ringfence_operator::generate::outline;
 use ringfence_operator::status::{
     AccessInput, NamespaceInput, WriteFailure, access_status, namespace_status,
