@@ -38,6 +38,7 @@ mod inventory;
 pub mod leader;
 pub mod metrics;
 pub mod probe;
+mod publish;
 pub mod queue;
 pub mod reports;
 pub mod run;

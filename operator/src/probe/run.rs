@@ -8,10 +8,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use ringfence_crd::{ConditionType, EnforcementProbe, EnforcementProbeStatus, Reason};
-use serde_json::json;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -22,10 +20,10 @@ use super::plan::{Round, nodes};
 use super::round::{Hands, Unfinished, Work};
 use super::schedule::{Last, due, is_stale};
 use crate::error::{Error, Refusal};
-use crate::events::{Events, Notice};
+use crate::events::Events;
 use crate::leader::Fence;
 use crate::metrics::{OperatorMetrics, Verb};
-use crate::names::STATUS_MANAGER;
+use crate::publish::{apply_status, news_of};
 use crate::status::{ProbeOutcome, probe_status};
 use crate::stores::Stores;
 
@@ -261,27 +259,15 @@ impl Prober {
         if status == memory.status {
             return Ok(());
         }
-        let what = format!("write the status of EnforcementProbe {}", probe.name_any());
-        if !self.hands.fence.is_open() {
-            return Err(Error::NotLeading { what });
-        }
-        let patch = json!({
-            "apiVersion": EnforcementProbe::api_version(&()),
-            "kind": EnforcementProbe::kind(&()),
-            "metadata": {"name": probe.name_any(), "uid": probe.uid()},
-            "status": status,
-        });
-        let params = PatchParams::apply(STATUS_MANAGER).force();
         let api = Api::<EnforcementProbe>::all(self.hands.client.clone());
-        match api
-            .patch_status(&probe.name_any(), &params, &Patch::Apply(&patch))
-            .await
-        {
-            Ok(_) => self.metrics.wrote("EnforcementProbe", Verb::Status),
-            Err(error) if Refusal::of(&error) == Refusal::NotFound => return Ok(()),
-            Err(error) => return Err(Error::api(what, &error)),
+        // Whatever version it has: the spec that this is about is in the status.
+        let written = apply_status(&api, &self.hands.fence, probe, None, &status).await?;
+        if written.is_none() {
+            return Ok(());
         }
-        if let Some(notice) = notice(&memory.status, &status) {
+        self.metrics.wrote("EnforcementProbe", Verb::Status);
+        let kind = ConditionType::EnforcementVerified;
+        if let Some(notice) = news_of(kind, "Probe", &memory.status.conditions, &status.conditions) {
             self.events.send(probe, notice).await;
         }
         memory.status = status;
@@ -317,23 +303,4 @@ fn is_another(memory: Option<&Memory>, probe: Option<&EnforcementProbe>) -> bool
             memory.uid != probe.uid() || memory.generation != probe.metadata.generation
         }
     }
-}
-
-/// An Event when the verdict is another than before.
-fn notice(before: &EnforcementProbeStatus, after: &EnforcementProbeStatus) -> Option<Notice> {
-    let (before, after) = (verdict(before), verdict(after)?);
-    if before.is_some_and(|before| (&before.status, &before.reason) == (&after.status, &after.reason)) {
-        return None;
-    }
-    let reason = Reason::ALL
-        .iter()
-        .map(|reason| reason.as_str())
-        .find(|reason| *reason == after.reason)?;
-    Some(Notice {
-        warning: after.status == "False",
-        reason,
-        action: "Probe",
-        note: after.message.clone(),
-        related: None,
-    })
 }
