@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::Resource;
+use kube::runtime::reflector::Store;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -60,33 +62,19 @@ impl Inventory {
 
     /// How many objects have each condition, by kind, type and status.
     fn conditions(&self) -> BTreeMap<[String; 3], usize> {
-        let mut counts = BTreeMap::new();
-        let mut count = |kind: &str, conditions: &[Condition]| {
-            for condition in conditions {
-                let labels = [kind, &condition.type_, &condition.status].map(str::to_owned);
-                *counts.entry(labels).or_default() += 1;
-            }
-        };
-        for object in self.0.zero_trust.state() {
-            if let Some(status) = &object.status {
-                count("ZeroTrustNamespace", &status.conditions);
-            }
-        }
-        for object in self.0.baselines.state() {
-            if let Some(status) = &object.status {
-                count("ZeroTrustBaseline", &status.conditions);
-            }
-        }
-        for object in self.0.accesses.state() {
-            if let Some(status) = &object.status {
-                count("ServiceAccess", &status.conditions);
-            }
-        }
-        for object in self.0.externals.state() {
-            if let Some(status) = &object.status {
-                count("ExternalAccess", &status.conditions);
-            }
-        }
+        let (stores, mut counts) = (&self.0, BTreeMap::new());
+        count(&mut counts, &stores.zero_trust, |object| {
+            object.status.as_ref().map(|status| &status.conditions)
+        });
+        count(&mut counts, &stores.baselines, |object| {
+            object.status.as_ref().map(|status| &status.conditions)
+        });
+        count(&mut counts, &stores.accesses, |object| {
+            object.status.as_ref().map(|status| &status.conditions)
+        });
+        count(&mut counts, &stores.externals, |object| {
+            object.status.as_ref().map(|status| &status.conditions)
+        });
         counts
     }
 
@@ -114,6 +102,22 @@ impl Inventory {
             ("host-network", sum.host_network),
         ];
         (pods.map(|(name, count)| (name, i64::from(count))), findings)
+    }
+}
+
+/// Counts the conditions of a kind's objects.
+fn count<K>(
+    counts: &mut BTreeMap<[String; 3], usize>,
+    store: &Store<K>,
+    conditions: fn(&K) -> Option<&Vec<Condition>>,
+) where
+    K: Resource<DynamicType = ()> + Clone + 'static,
+{
+    for object in store.state() {
+        for condition in conditions(&object).into_iter().flatten() {
+            let labels = [&K::kind(&()), condition.type_.as_str(), condition.status.as_str()];
+            *counts.entry(labels.map(str::to_owned)).or_default() += 1;
+        }
     }
 }
 

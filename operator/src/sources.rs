@@ -153,15 +153,11 @@ impl Sources {
     /// Calico's policies on trial; None where there is no such kind.
     pub(crate) fn staged(&self) -> Option<Vec<Arc<StagedKubernetesNetworkPolicy>>> {
         let listed = |presence: &watch::Receiver<Presence>| *presence.borrow() == Presence::Listed;
-        let mut caches = Vec::new();
-        if listed(&self.settled.staged) {
-            caches.push(&self.staged);
-        }
-        if listed(&self.settled.staged_elsewhere) {
-            caches.push(&self.staged_elsewhere);
-        }
         // Both are of one kind in the API.
-        caches.first().map(|cache| cache.state())
+        if listed(&self.settled.staged) {
+            return Some(self.staged.state());
+        }
+        listed(&self.settled.staged_elsewhere).then(|| self.staged_elsewhere.state())
     }
 
     /// What the API server is told to call.

@@ -26,6 +26,7 @@ pub(crate) use api_server::service as api_server_service;
 pub(crate) use crossing::{allowed_peers, scraped};
 pub use endpoints::service_of;
 pub(crate) use external_access::judged;
+pub(crate) use monitoring::PASSING_LABELS;
 pub use monitoring::{PORT_ANNOTATION, SCRAPE_ANNOTATION};
 pub(crate) use peers::consents;
 pub(crate) use service::backends;

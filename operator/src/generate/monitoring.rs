@@ -23,7 +23,7 @@ pub const PORT_ANNOTATION: &str = "prometheus.io/port";
 
 /// Labels that controllers give to pods to tell generations and members apart. A selector with one of them would be out of
 /// date with the next roll-out.
-const PASSING_LABELS: [&str; 10] = [
+pub(crate) const PASSING_LABELS: [&str; 10] = [
     "pod-template-hash",
     "controller-revision-hash",
     "pod-template-generation",

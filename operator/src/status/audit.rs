@@ -54,14 +54,12 @@ fn last(told: &[(&NodeEnforcementStatus, &AuditedNamespace)]) -> Option<Time> {
 /// The findings about pods of the namespace, the most frequent first. Both ends' nodes may tell of the same connection, each
 /// in its own direction.
 fn top<'a>(reports: impl Iterator<Item = &'a NodeEnforcementStatus>, namespace: &str) -> Vec<TopDrop> {
-    let judged_by = |drop: &TopDrop| match drop.direction.as_str() {
-        "egress" => drop.source.clone(),
-        _ => drop.destination.clone(),
-    };
     let is_ours = |drop: &&TopDrop| {
-        judged_by(drop)
-            .split_once('/')
-            .is_some_and(|(of, _)| of == namespace)
+        let judged_by = match drop.direction.as_str() {
+            "egress" => &drop.source,
+            _ => &drop.destination,
+        };
+        judged_by.split_once('/').is_some_and(|(of, _)| of == namespace)
     };
     let mut found: Vec<TopDrop> = reports
         .flat_map(|report| &report.top_would_drops)

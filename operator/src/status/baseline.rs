@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use ringfence_crd::{
-    BaselineNamespaces, ConditionStatus, ConditionType, Coverage, Mode, Reason, TroubledNamespace,
-    ZeroTrustBaseline, ZeroTrustBaselineStatus,
+    BaselineNamespaces, ConditionStatus, ConditionType, Mode, Reason, TroubledNamespace, ZeroTrustBaseline,
+    ZeroTrustBaselineStatus,
 };
 
 use super::condition::{Finding, needs_a_person, summarised, written};
@@ -28,23 +28,14 @@ const SUMMED: [ConditionType; 4] = [
 /// What there is to say about one namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    findings: Vec<Finding>,
-    covered: usize,
-    pods: usize,
+    pub(super) findings: Vec<Finding>,
+    /// Pods isolated in every direction asked for.
+    pub(super) covered: usize,
+    /// All pods that can be.
+    pub(super) pods: usize,
 }
 
 impl Summary {
-    pub(super) fn new(findings: Vec<Finding>, coverage: &Coverage, in_short: &str) -> Self {
-        let covered = in_short
-            .split_once('/')
-            .and_then(|(covered, _)| covered.parse().ok());
-        Self {
-            findings,
-            covered: covered.unwrap_or_default(),
-            pods: usize::try_from(coverage.pods).unwrap_or_default(),
-        }
-    }
-
     fn finding(&self, kind: ConditionType) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.kind == kind)
     }

@@ -10,8 +10,9 @@ use ringfence_crd::{
     ZeroTrustNamespace,
 };
 
-use super::condition::Finding;
-use crate::generate::{Problem, SCRAPE_ANNOTATION, consents};
+use super::condition::{Finding, listed};
+use crate::generate::{PASSING_LABELS, Problem, SCRAPE_ANNOTATION, consents};
+use crate::names::NAMESPACE_NAME_LABEL;
 use crate::view::ClusterView;
 
 /// The longest message.
@@ -19,17 +20,11 @@ const MESSAGE: usize = 512;
 /// How many names a message lists.
 const NAMED: usize = 5;
 
-/// Labels that a controller or the API server gives, which say nothing about what a pod or a namespace is.
-const GIVEN: [&str; 8] = [
-    "pod-template-hash",
-    "controller-revision-hash",
-    "pod-template-generation",
-    "statefulset.kubernetes.io/pod-name",
-    "apps.kubernetes.io/pod-index",
-    "batch.kubernetes.io/controller-uid",
-    "kubernetes.io/metadata.name",
-    "ringfence.dev/service-account",
-];
+/// Whether a label says nothing about what a pod or a namespace is: a controller, the API server or Ringfence gave it.
+fn is_given(label: &str) -> bool {
+    let more = [NAMESPACE_NAME_LABEL, "ringfence.dev/service-account"];
+    PASSING_LABELS.contains(&label) || more.contains(&label)
+}
 
 /// What the steps are judged by.
 pub(super) struct Checklist<'a> {
@@ -131,7 +126,7 @@ impl Checklist<'_> {
         let labels = self.view.namespace_labels(self.namespace()).unwrap_or_default();
         let own = labels
             .iter()
-            .find(|(key, _)| !GIVEN.contains(&key.as_str()) && !key.starts_with("pod-security."));
+            .find(|(key, _)| !is_given(key) && !key.starts_with("pod-security."));
         match own {
             Some((key, _)) => done(format!("The namespace has labels of its own, {key} among them.")),
             None => to_do(
@@ -141,7 +136,7 @@ impl Checklist<'_> {
     }
 
     fn pods_labelled(&self) -> Answer {
-        let unlabelled = |pod: &&Pod| pod.labels().keys().all(|key| GIVEN.contains(&key.as_str()));
+        let unlabelled = |pod: &&Pod| pod.labels().keys().all(|key| is_given(key));
         let names: Vec<String> = self
             .pods()
             .filter(unlabelled)
@@ -154,7 +149,7 @@ impl Checklist<'_> {
         } else {
             to_do(format!(
                 "No policy can select these pods: {}. Label them, such as app.kubernetes.io/name.",
-                listed(&names)
+                listed(&names, NAMED)
             ))
         }
     }
@@ -239,7 +234,7 @@ impl Checklist<'_> {
         } else {
             to_do(format!(
                 "No ServiceAccess lets anybody call these Services: {}. Write one for each that has clients.",
-                listed(&closed)
+                listed(&closed, NAMED)
             ))
         }
     }
@@ -263,7 +258,7 @@ impl Checklist<'_> {
         } else {
             to_do(format!(
                 "These ServiceAccesses wait for consent: {}. Add their namespaces to spec.acceptEgressFrom.",
-                listed(&refused)
+                listed(&refused, NAMED)
             ))
         }
     }
@@ -286,7 +281,7 @@ impl Checklist<'_> {
         } else {
             to_do(format!(
                 "These pods ask to be scraped and nobody may: {}. Set spec.allow.monitoring.",
-                listed(&names)
+                listed(&names, NAMED)
             ))
         }
     }
@@ -332,7 +327,7 @@ impl Checklist<'_> {
             SameNamespace::None => to_do(format!(
                 "The pods of these StatefulSets do not reach each other, unless a ServiceAccess says so: {}. Set \
                  spec.allow.sameNamespace to StatefulSetPeers if they have to.",
-                listed(&names)
+                listed(&names, NAMED)
             )),
             _ if self.problem(|problem| matches!(problem, Problem::Ungoverned { .. })) => to_do(
                 "A StatefulSet has no governing Service that would say on which ports its pods are peers.",
@@ -359,13 +354,4 @@ impl Checklist<'_> {
 /// The kubelet's probes come from the pod's own node, and the API itself keeps that open.
 fn health_checks() -> Answer {
     done("Probes of the kubelet come from the pod's own node, which no policy can close.")
-}
-
-fn listed(names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let text = names[..names.len() - more].join(", ");
-    match more {
-        0 => text,
-        more => format!("{text} and {more} more"),
-    }
 }

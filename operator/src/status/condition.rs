@@ -165,6 +165,24 @@ fn is_ours(kind: &str) -> bool {
     ours.iter().any(|ours| ours.as_str() == kind)
 }
 
+/// The first few names, and how many more there are.
+pub(super) fn listed<'a, I>(names: I, most: usize) -> String
+where
+    I: IntoIterator<Item = &'a String, IntoIter: ExactSizeIterator>,
+{
+    let names = names.into_iter();
+    let more = names.len().saturating_sub(most);
+    let mut text = names
+        .take(most)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if more > 0 {
+        text.push_str(&format!(" and {more} more"));
+    }
+    text
+}
+
 /// The API keeps whole seconds; a fraction would make a status that was read back look changed.
 pub(super) fn seconds(now: Timestamp) -> Timestamp {
     Timestamp::from_second(now.as_second()).unwrap_or(now)

@@ -9,7 +9,7 @@ use ringfence_policy::{
     Coverage as PodsCoverage, Direction, ObjectKey, Pod, PodCoverage, Policy, World, coverage,
 };
 
-use super::condition::Finding;
+use super::condition::{Finding, listed};
 use crate::generate::{Problem, exempt};
 use crate::ownership::Ledger;
 use crate::view::ClusterView;
@@ -17,22 +17,38 @@ use crate::view::ClusterView;
 /// How many names of pods or policies a status holds.
 const NAMED: usize = 10;
 
-/// Coverage of a namespace that denies these directions, the same in short (`12/14`), and the condition.
+/// How a namespace is covered.
+pub(super) struct Covered {
+    pub(super) coverage: Coverage,
+    /// Pods isolated in every direction asked for.
+    pub(super) covered: usize,
+    /// All pods that can be.
+    pub(super) pods: usize,
+    /// The condition.
+    pub(super) finding: Finding,
+}
+
+impl Covered {
+    /// The same in short: `12/14`.
+    pub(super) fn in_short(&self) -> String {
+        format!("{}/{}", self.covered, self.pods)
+    }
+}
+
+/// Coverage of a namespace that denies these directions.
 pub(super) fn covered(
     view: &ClusterView,
     namespace: &str,
     denied: DefaultDeny,
     found: &[Problem],
-) -> (Coverage, String, Finding) {
+) -> Covered {
     let (world, ours) = world(view, namespace, &view.policies);
     let mut read = coverage(&world, |policy| !ours.contains(&policy.key));
     let exempt = take_exempt(view, namespace, &world, &mut read);
-    let is_isolated = |pod: &PodCoverage, direction| pod.direction(direction).is_isolated();
-    let is_covered = |pod: &PodCoverage| asked(denied).all(|direction| is_isolated(pod, direction));
     let mut uncovered: Vec<String> = read
         .pods
         .iter()
-        .filter(|(_, pod)| !is_covered(pod))
+        .filter(|(_, pod)| !is_covered(pod, denied))
         .map(|(key, _)| key.name.clone())
         .collect();
     let reopened = read
@@ -40,7 +56,8 @@ pub(super) fn covered(
         .values()
         .flat_map(|pod| asked(denied).flat_map(|direction| &pod.direction(direction).reopened));
     let overriding: BTreeSet<String> = reopened.map(|by| by.policy.name.clone()).collect();
-    let in_short = format!("{}/{}", read.pods.len() - uncovered.len(), read.pods.len());
+    let (pods, covered) = (read.pods.len(), read.pods.len() - uncovered.len());
+    let in_short = format!("{covered}/{pods}");
     let mut finding = if view.is_audited(namespace) {
         audited(namespace, &in_short)
     } else {
@@ -50,7 +67,7 @@ pub(super) fn covered(
     uncovered.truncate(NAMED);
     let isolated_in = |direction| {
         let pods = read.pods.values();
-        count(pods.filter(|pod| is_isolated(pod, direction)).count())
+        count(pods.filter(|pod| pod.direction(direction).is_isolated()).count())
     };
     let coverage = Coverage {
         pods: count(read.pods.len()),
@@ -61,7 +78,17 @@ pub(super) fn covered(
         uncovered,
         reopened: super::reopened::reopened(&world, &read, &asked(denied).collect::<Vec<_>>()),
     };
-    (coverage, in_short, finding)
+    Covered {
+        coverage,
+        covered,
+        pods,
+        finding,
+    }
+}
+
+/// Whether a pod is isolated in every direction asked for.
+fn is_covered(pod: &PodCoverage, denied: DefaultDeny) -> bool {
+    asked(denied).all(|direction| pod.direction(direction).is_isolated())
 }
 
 /// What coverage would be in short, were the namespace's AuditNetworkPolicies in force (`12/14`).
@@ -69,10 +96,7 @@ pub(super) fn would_cover(view: &ClusterView, namespace: &str, denied: DefaultDe
     let (world, _) = world(view, namespace, &view.trials);
     let mut read = coverage(&world, |_| false);
     take_exempt(view, namespace, &world, &mut read);
-    let covered = read.pods.values().filter(|pod| {
-        let mut directions = asked(denied);
-        directions.all(|direction| pod.direction(direction).is_isolated())
-    });
+    let covered = read.pods.values().filter(|pod| is_covered(pod, denied));
     format!("{}/{}", covered.count(), read.pods.len())
 }
 
@@ -139,7 +163,7 @@ fn finding(namespace: &str, in_short: &str, uncovered: &[String], overriding: &B
             Reason::PodsUncovered,
             format!(
                 "Covered are {in_short} pods of namespace {namespace}. Not isolated in every direction asked for: {}.",
-                listed(uncovered.iter())
+                listed(uncovered, NAMED)
             ),
         );
     }
@@ -150,7 +174,7 @@ fn finding(namespace: &str, in_short: &str, uncovered: &[String], overriding: &B
             format!(
                 "NetworkPolicies that Ringfence did not make allow more on pods of namespace {namespace}: {}. Delete them, \
                  or turn what they allow into a ServiceAccess.",
-                listed(overriding.iter())
+                listed(overriding, NAMED)
             ),
         );
     }
@@ -176,21 +200,8 @@ fn any_caller(found: &[Problem]) -> String {
     format!(
         " Whoever can call a node's port comes in to pods of other nodes with that node's address, whatever \
          spec.allow.external says, by these Services: {}. With externalTrafficPolicy Local the caller's own address counts.",
-        listed(services.iter())
+        listed(&services, NAMED)
     )
-}
-
-fn listed<'a>(names: impl ExactSizeIterator<Item = &'a String>) -> String {
-    let more = names.len().saturating_sub(NAMED);
-    let mut text = names
-        .take(NAMED)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
-    }
-    text
 }
 
 fn count(number: usize) -> i32 {

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use ringfence_crd::{
-    AuditStatus, ChecklistItem, ConditionType, Coverage, Freedom, PolicyRecord, Reason,
-    ZeroTrustNamespaceStatus,
+    AuditStatus, ChecklistItem, ConditionType, Freedom, PolicyRecord, Reason, ZeroTrustNamespaceStatus,
 };
 
 use super::NamespaceInput;
@@ -15,7 +14,7 @@ use super::audit::audit;
 use super::baseline::Summary;
 use super::checklist::Checklist;
 use super::condition::{Finding, in_order_of, summarised, written};
-use super::coverage::covered;
+use super::coverage::{Covered, covered};
 use super::enforced::{enforced, nodes};
 use super::programmed::programmed;
 use super::references::resolved;
@@ -42,8 +41,8 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
             generation,
             input.now,
         ),
-        coverage: Some(assessed.coverage),
-        covered: Some(assessed.covered),
+        covered: Some(assessed.covered.in_short()),
+        coverage: Some(assessed.covered.coverage),
         enforced: Some(assessed.enforced),
         policy_count: Some(i32::try_from(count).unwrap_or(i32::MAX)),
         audit: assessed.audit,
@@ -56,14 +55,17 @@ pub fn namespace_status(input: &NamespaceInput<'_>) -> ZeroTrustNamespaceStatus 
 #[must_use]
 pub fn namespace_summary(input: &NamespaceInput<'_>) -> Summary {
     let assessed = assess(input);
-    Summary::new(assessed.findings, &assessed.coverage, &assessed.covered)
+    Summary {
+        findings: assessed.findings,
+        covered: assessed.covered.covered,
+        pods: assessed.covered.pods,
+    }
 }
 
 /// What there is to say about a namespace.
 struct Assessed<'a> {
     findings: Vec<Finding>,
-    coverage: Coverage,
-    covered: String,
+    covered: Covered,
     enforced: String,
     audit: Option<AuditStatus>,
     checklist: Vec<ChecklistItem>,
@@ -86,7 +88,7 @@ fn assess<'a>(input: &NamespaceInput<'a>) -> Assessed<'a> {
         .iter()
         .map(|finding| finding.problem.clone())
         .collect();
-    let (coverage, covered, coverage_finding) = covered(input.view, &namespace, denied, &found);
+    let covered = covered(input.view, &namespace, denied, &found);
     let (enforcement, enforced) = enforced(input.view, &namespace);
     let wanted = input.generated.policies.iter().chain(&input.generated.trials);
     let mut findings = vec![
@@ -98,7 +100,7 @@ fn assess<'a>(input: &NamespaceInput<'a>) -> Assessed<'a> {
             leftovers,
             input.failures,
         ),
-        coverage_finding,
+        covered.finding.clone(),
         enforcement,
     ];
     findings.extend(verified::finding(
@@ -117,7 +119,6 @@ fn assess<'a>(input: &NamespaceInput<'a>) -> Assessed<'a> {
     Assessed {
         checklist: checklist.items(),
         findings,
-        coverage,
         covered,
         enforced,
         audit,
@@ -192,7 +193,8 @@ fn not_permitted(overruled: &[Freedom]) -> String {
         texts.join(", ")
     };
     format!(
-        "The ZeroTrustBaseline is stricter in {}, and that counts. Ask for as much as it does, or have the cluster's administrator          add {} to its spec.mayLoosen.",
+        "The ZeroTrustBaseline is stricter in {}, and that counts. Ask for as much as it does, or have the cluster's administrator \
+         add {} to its spec.mayLoosen.",
         list(Freedom::field),
         list(Freedom::as_str)
     )
