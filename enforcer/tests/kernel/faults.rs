@@ -1,10 +1,8 @@
 //! Faults of the node: each is repaired, or said, and never opens what was closed before.
 
-use std::fs::OpenOptions;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::fcntl::{Flock, FlockArg};
 use ringfence_enforcer::cluster::{Object, Update};
 use ringfence_enforcer::engine::Engine;
 use ringfence_enforcer::error::Error;
@@ -185,13 +183,7 @@ async fn a_held_lock_is_told_in_readiness_and_metrics_and_is_waited_out() {
     agent.tell(updates(&world(4, vec![web(&[1])])));
     agent.until_ready().await;
     let before = namespace.saved();
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(namespace.lock_file())
-        .expect("a file");
-    let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
-    let held = held.expect("nobody else locks it");
+    let held = namespace.hold_lock();
     // Pod 1 becomes isolated, too, which takes a chain.
     let more = policy("more", &[1], Some(vec![]), None);
     agent.tell([Update::Upsert(Object::Policy(more.clone()))]);

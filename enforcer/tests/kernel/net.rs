@@ -1,11 +1,12 @@
 //! Network namespaces: a router that enforces, and pods around it.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sched::{CloneFlags, setns};
 use ringfence_enforcer::engine::Engine;
 use ringfence_enforcer::kernel::{LocalKernel, Tools, Variant};
@@ -69,6 +70,13 @@ impl Namespace {
     /// The file that iptables-legacy locks.
     pub(crate) fn lock_file(&self) -> &str {
         &self.lock
+    }
+
+    /// Holds that lock, as another program would, until the value is dropped.
+    pub(crate) fn hold_lock(&self) -> Flock<File> {
+        let file = OpenOptions::new().create(true).append(true).open(&self.lock);
+        let held = Flock::lock(file.expect("a file"), FlockArg::LockExclusive);
+        held.map_err(|(_, error)| error).expect("nobody else locks it")
     }
 
     /// The enforcer's tools, inside.

@@ -1,10 +1,9 @@
 //! What a killed enforcer has started ends with it, and writes nothing any more.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
 use ringfence_enforcer::kernel::Variant;
 use ringfence_policy::{Policy, Protocol};
 
@@ -71,13 +70,7 @@ fn what_waits_for_the_lock_ends_with_the_enforcer_that_started_it() {
     let wanted = ruleset(&world(2, vec![web()]));
     engine.sync(&wanted).expect("the kernel takes the rules");
     let before = namespace.saved();
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(namespace.lock_file())
-        .expect("a file");
-    let held = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, error)| error);
-    let held = held.expect("nobody else locks it");
+    let held = namespace.hold_lock();
 
     let mut enforcer = clean_up(&namespace);
     let restore = "iptables-legacy-restore";

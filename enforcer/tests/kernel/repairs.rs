@@ -1,10 +1,8 @@
 //! Restarts, other people's hands, and clean-up.
 
-use std::fs::OpenOptions;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
 use ringfence_enforcer::kernel::{Variant, VariantChoice, cleanup, detect};
 use ringfence_enforcer::metrics::Writes;
 use ringfence_enforcer::names;
@@ -223,14 +221,7 @@ fn the_variant_with_kubernetes_chains_is_found() {
 #[test]
 fn a_lock_that_somebody_holds_is_waited_for_and_reported() {
     let namespace = Namespace::new();
-    let file = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(namespace.lock_file())
-        .expect("a file");
-    let held = Flock::lock(file, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .expect("nobody else locks it");
+    let held = namespace.hold_lock();
     assert!(held.as_fd().try_clone_to_owned().is_ok());
     let (mut engine, _) = namespace.engine(Variant::Legacy);
     let error = engine.sync(&wanted()).expect_err("the lock is held");
