@@ -2,7 +2,9 @@
 //! held up by them.
 
 use anyhow::{Result, ensure};
+use ringfence_tests::kube_objects::apply;
 use ringfence_tests::source;
+use serde_json::json;
 
 use crate::lab::Lab;
 use crate::report;
@@ -57,10 +59,13 @@ fn with_all_on(lab: &Lab) -> Result<()> {
 
     // A namespace that goes takes its generated policies along.
     lab.kubectl(&["create", "namespace", "leaving"])?;
-    let wish = r#"{"apiVersion":"ringfence.dev/v1alpha1","kind":"ZeroTrustNamespace","metadata":{"name":"default"},"spec":{"mode":"Enforce"}}"#;
-    let file = tempfile::NamedTempFile::new()?;
-    std::fs::write(file.path(), wish)?;
-    lab.kubectl(&["-n", "leaving", "apply", "-f", &file.path().to_string_lossy()])?;
+    let wish = json!({
+        "apiVersion": "ringfence.dev/v1alpha1",
+        "kind": "ZeroTrustNamespace",
+        "metadata": {"name": "default", "namespace": "leaving"},
+        "spec": {"mode": "Enforce"},
+    });
+    apply(&lab.cluster, &wish.to_string())?;
     lab.kubectl(&[
         "-n",
         "leaving",

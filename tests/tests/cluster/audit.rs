@@ -3,15 +3,15 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use ringfence_tests::kube_objects::pods_of;
+use ringfence_tests::kube_objects::{self, pods_of};
 use ringfence_tests::probe;
 use ringfence_tests::shop;
 use serde_json::{Value, json};
 
 use crate::lab::{Lab, TIMEOUT};
+use crate::report;
 
 /// A caller, whom it calls at which port.
 type Call = (String, String, u16);
@@ -138,13 +138,7 @@ fn apply(lab: &Lab, kind: &str) -> Result<()> {
             "ingress": [{"from": web, "ports": [{"port": 8080}]}],
         })),
     ]});
-    let file = tempfile::NamedTempFile::new().context("a file for policies")?;
-    std::fs::write(file.path(), list.to_string()).context("write the policies")?;
-    lab.kubectl(&["apply", "-f", &path(file.path())]).map(drop)
-}
-
-fn path(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
+    kube_objects::apply(&lab.cluster, &list.to_string())
 }
 
 /// Those of the calls that a line of an enforcer's log says would be dropped.
@@ -177,12 +171,9 @@ fn told_of(lab: &Lab, calls: &[Call]) -> Result<BTreeSet<Call>> {
 
 /// What the nodes report of the shop's policies on trial.
 fn audits(lab: &Lab) -> Result<Vec<Value>> {
-    let list: Value = serde_json::from_str(&lab.kubectl(&["get", "nodeenforcements", "-o", "json"])?)?;
-    let reports = list["items"].as_array().into_iter().flatten();
-    let namespaces =
-        reports.flat_map(|report| report["status"]["namespaces"].as_array().into_iter().flatten());
-    let shops = namespaces.filter(|namespace| namespace["name"] == SHOP);
+    let shops = report::of_namespace(lab, SHOP)?;
     Ok(shops
+        .iter()
         .map(|shop| shop["audit"].clone())
         .filter(|audit| !audit.is_null())
         .collect())

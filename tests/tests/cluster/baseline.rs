@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::jiff::Timestamp;
-use ringfence_tests::kube_objects::pods_of;
+use ringfence_tests::kube_objects::{self, get, pods_of};
 use ringfence_tests::probe;
 use ringfence_tests::shop;
 use serde_json::{Value, json};
@@ -25,8 +25,7 @@ pub(crate) fn a_new_namespace_is_denied_within_a_second(lab: &Lab) -> Result<()>
     )?;
     let mut denials = Vec::new();
     lab.until("the new namespace is denied", || {
-        let policies = lab.kubectl(&["-n", NEW, "get", "networkpolicies", "-o", "json"])?;
-        let list: Value = serde_json::from_str(&policies)?;
+        let list = get(&lab.cluster, &["-n", NEW, "networkpolicies"])?;
         denials = list["items"].as_array().cloned().unwrap_or_default();
         denials.retain(|policy| {
             let name = policy["metadata"]["name"].as_str().unwrap_or_default();
@@ -34,8 +33,7 @@ pub(crate) fn a_new_namespace_is_denied_within_a_second(lab: &Lab) -> Result<()>
         });
         Ok(denials.len() == 2)
     })?;
-    let namespace: Value = serde_json::from_str(&lab.kubectl(&["get", "namespace", NEW, "-o", "json"])?)?;
-    let born = created(&namespace)?;
+    let born = created(&get(&lab.cluster, &["namespace", NEW])?)?;
     for policy in &denials {
         let seconds = created(policy)?.duration_since(born).as_secs();
         // The API server's own clock, in whole seconds.
@@ -108,8 +106,5 @@ fn no_packet_in_or_out(lab: &Lab) -> Result<()> {
 }
 
 fn apply(lab: &Lab, object: &Value) -> Result<()> {
-    let file = tempfile::NamedTempFile::new().context("a file for an object")?;
-    std::fs::write(file.path(), object.to_string()).context("write an object")?;
-    let path = file.path().to_string_lossy().into_owned();
-    lab.kubectl(&["apply", "-f", &path]).map(drop)
+    kube_objects::apply(&lab.cluster, &object.to_string())
 }

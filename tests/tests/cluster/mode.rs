@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use k8s_openapi::jiff::Timestamp;
-use ringfence_tests::kube_objects::pods_of;
+use ringfence_tests::kube_objects::{self, get, pods_of};
 use ringfence_tests::probe;
 use ringfence_tests::shop::{self, App};
 use ringfence_tests::source;
 use serde_json::Value;
 
 use crate::lab::{Lab, TIMEOUT};
+use crate::report;
 use crate::roll_out::{allowed_paths, keep_connecting};
 
 /// A caller's pod, the pod that it calls, and the port.
@@ -31,19 +32,12 @@ fn apply(lab: &Lab, mode: &str) -> Result<()> {
     let text = std::fs::read_to_string(source::path("examples/three-tier/zero-trust.yaml"))
         .context("read the shop's zero-trust resources")?;
     ensure!(text.contains("mode: Enforce"), "the shop's resources enforce");
-    let file = tempfile::NamedTempFile::new().context("a file for resources")?;
-    std::fs::write(
-        file.path(),
-        text.replace("mode: Enforce", &format!("mode: {mode}")),
-    )
-    .context("write the resources")?;
-    let path = file.path().to_string_lossy().into_owned();
-    lab.kubectl(&["apply", "-f", &path]).map(drop)
+    let text = text.replace("mode: Enforce", &format!("mode: {mode}"));
+    kube_objects::apply(&lab.cluster, &text)
 }
 
 fn resource(lab: &Lab) -> Result<Value> {
-    let json = lab.kubectl(&["-n", "production", "get", "ztn", "default", "-o", "json"])?;
-    Ok(serde_json::from_str(&json)?)
+    get(&lab.cluster, &["-n", "production", "ztn", "default"])
 }
 
 fn condition(resource: &Value, kind: &str) -> String {
@@ -80,6 +74,25 @@ fn is_judged(lab: &Lab) -> Result<()> {
                 && all.is_some_and(|(n, of)| n == of && n != "0"),
         )
     })
+}
+
+/// Turns the mode to Audit, until every node judges by the policies on trial.
+fn audit(lab: &Lab) -> Result<()> {
+    apply(lab, "Audit")?;
+    says(
+        lab,
+        &[("Ready", "True/AsExpected"), ("Enforced", "Unknown/AuditMode")],
+    )?;
+    is_judged(lab)
+}
+
+/// Turns the mode to Enforce, until every node's kernel holds the policies.
+fn enforce(lab: &Lab) -> Result<()> {
+    apply(lab, "Enforce")?;
+    says(
+        lab,
+        &[("Ready", "True/AsExpected"), ("Enforced", "True/Enforced")],
+    )
 }
 
 /// The pods of an app: names and IPv4 or IPv6 addresses as the cluster prefers.
@@ -143,12 +156,7 @@ fn told_of(lab: &Lab, calls: &[(Call, PathBuf, SocketAddr)], from: Timestamp) ->
 
 pub(crate) fn what_audit_tells_of_is_what_enforce_drops(lab: &Lab) -> Result<()> {
     lab.open_shop()?;
-    apply(lab, "Audit")?;
-    says(
-        lab,
-        &[("Ready", "True/AsExpected"), ("Enforced", "Unknown/AuditMode")],
-    )?;
-    is_judged(lab)?;
+    audit(lab)?;
     let (calls, begun) = (calls(lab)?, Timestamp::now());
     let connects = |(call, netns, to): &(Call, PathBuf, SocketAddr)| -> Result<(Call, bool)> {
         Ok((call.clone(), probe::tcp_connect(netns, *to, TIMEOUT)?.is_open()))
@@ -167,11 +175,7 @@ pub(crate) fn what_audit_tells_of_is_what_enforce_drops(lab: &Lab) -> Result<()>
         Ok(!told.is_empty() && named && audit["findings"].as_i64() >= i64::try_from(told.len()).ok())
     })?;
 
-    apply(lab, "Enforce")?;
-    says(
-        lab,
-        &[("Ready", "True/AsExpected"), ("Enforced", "True/Enforced")],
-    )?;
+    enforce(lab)?;
     let mut dropped = BTreeSet::new();
     for call in &calls {
         if let (call, false) = connects(call)? {
@@ -270,39 +274,22 @@ pub(crate) fn from_open_to_audit_to_enforce_and_back(lab: &Lab) -> Result<()> {
 
 /// Open, Audit, Enforce, Audit, Enforce, open: each by one write of the resource.
 fn round(lab: &Lab, must: &AtomicU8) -> Result<()> {
-    apply(lab, "Audit")?;
-    says(
-        lab,
-        &[("Ready", "True/AsExpected"), ("Enforced", "Unknown/AuditMode")],
-    )?;
-    is_judged(lab)?;
+    audit(lab)?;
     for _ in 0..2 {
         must.store(ANYTHING, Ordering::SeqCst);
-        apply(lab, "Enforce")?;
-        says(
-            lab,
-            &[("Ready", "True/AsExpected"), ("Enforced", "True/Enforced")],
-        )?;
+        enforce(lab)?;
         must.store(FAILS, Ordering::SeqCst);
         thread::sleep(2 * TIMEOUT);
         must.store(ANYTHING, Ordering::SeqCst);
-        apply(lab, "Audit")?;
-        says(
-            lab,
-            &[("Ready", "True/AsExpected"), ("Enforced", "Unknown/AuditMode")],
-        )?;
-        is_judged(lab)?;
+        audit(lab)?;
         must.store(PASSES, Ordering::SeqCst);
         thread::sleep(2 * TIMEOUT);
     }
     must.store(ANYTHING, Ordering::SeqCst);
     lab.open_shop()?;
     lab.until("the nodes have opened the shop", || {
-        let list: Value = serde_json::from_str(&lab.kubectl(&["get", "nodeenforcements", "-o", "json"])?)?;
-        let reports = list["items"].as_array().into_iter().flatten();
-        let mut namespaces =
-            reports.flat_map(|report| report["status"]["namespaces"].as_array().into_iter().flatten());
-        Ok(namespaces.all(|namespace| namespace["name"] != "production" || namespace["policies"] == 0))
+        let shops = report::of_namespace(lab, "production")?;
+        Ok(shops.iter().all(|shop| shop["policies"] == 0))
     })?;
     must.store(PASSES, Ordering::SeqCst);
     Ok(())

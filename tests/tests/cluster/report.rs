@@ -1,8 +1,9 @@
 //! What each node's enforcer reports of it.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use ringfence_policy::{Version, applied_digest};
-use serde_json::Value;
+use ringfence_tests::kube_objects::{apply, get};
+use serde_json::{Value, json};
 
 use crate::lab::Lab;
 
@@ -14,11 +15,13 @@ pub(crate) fn every_node_reports_what_its_kernel_holds(lab: &Lab) -> Result<()> 
         agree(lab)
     })?;
     let before = applied(lab)?;
-    let policy = r#"{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"one-more"},"spec":{"podSelector":{}}}"#;
-    let file = tempfile::NamedTempFile::new().context("a file for a policy")?;
-    std::fs::write(file.path(), policy).context("write the policy")?;
-    let path = file.path().to_string_lossy().into_owned();
-    lab.kubectl(&["-n", SHOP, "apply", "-f", &path])?;
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "one-more", "namespace": SHOP},
+        "spec": {"podSelector": {}},
+    });
+    apply(&lab.cluster, &policy.to_string())?;
     lab.until("the reports follow the change", || {
         Ok(agree(lab)? && applied(lab)? != before)
     })?;
@@ -90,18 +93,25 @@ pub(crate) fn agree(lab: &Lab) -> Result<bool> {
 
 /// The digests of the shop's policies that nodes report.
 fn applied(lab: &Lab) -> Result<Vec<String>> {
-    let digests = reports(lab)?.into_iter().flat_map(|report| {
-        let namespaces = report["status"]["namespaces"].as_array().cloned();
-        let shops = namespaces.into_iter().flatten().filter(|it| it["name"] == SHOP);
-        shops
-            .filter_map(|it| it["digest"].as_str().map(str::to_owned))
-            .collect::<Vec<_>>()
-    });
-    Ok(digests.collect())
+    let shops = of_namespace(lab, SHOP)?;
+    Ok(shops
+        .iter()
+        .filter_map(|shop| shop["digest"].as_str().map(str::to_owned))
+        .collect())
+}
+
+/// What nodes with pods of a namespace report of it.
+pub(crate) fn of_namespace(lab: &Lab, name: &str) -> Result<Vec<Value>> {
+    let reports = reports(lab)?;
+    let namespaces = reports
+        .iter()
+        .flat_map(|report| report["status"]["namespaces"].as_array().into_iter().flatten());
+    let of_this = namespaces.filter(|namespace| namespace["name"] == *name);
+    Ok(of_this.cloned().collect())
 }
 
 fn reports(lab: &Lab) -> Result<Vec<Value>> {
-    let list: Value = serde_json::from_str(&lab.kubectl(&["get", "nodeenforcements", "-o", "json"])?)?;
+    let list = get(&lab.cluster, &["nodeenforcements"])?;
     Ok(items(&list).cloned().collect())
 }
 
