@@ -4,7 +4,7 @@
 //! (`config/admission`) stamp every pod with its account and refuse a stamp that is wrong. A stamp is relied on only while
 //! the refusing ones are in the cluster exactly as shipped, and never where a pod is seen that contradicts it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use k8s_openapi::api::admissionregistration::v1::{
@@ -71,33 +71,6 @@ pub(crate) fn bears(labels: &Labels, stamp: &BTreeMap<String, String>) -> bool {
     stamp.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// ServiceAccounts that are asked for among many pods.
-#[derive(Debug, Default)]
-pub(crate) struct Accounts {
-    names: BTreeSet<String>,
-    /// What stands in [`STAMP_LABEL`] of a pod that claims to run as one of them.
-    stamps: BTreeSet<String>,
-}
-
-impl Accounts {
-    pub(crate) fn new(names: BTreeSet<String>) -> Self {
-        let stamps = names.iter().filter_map(|name| stamp(name).remove(STAMP_LABEL));
-        Self {
-            stamps: stamps.collect(),
-            names,
-        }
-    }
-
-    /// Whether a pod runs as one of them, or may say that it does.
-    pub(crate) fn concern(&self, pod: &Pod) -> bool {
-        account_of(pod).is_some_and(|account| self.names.contains(account))
-            || pod
-                .labels()
-                .get(STAMP_LABEL)
-                .is_some_and(|stamp| self.stamps.contains(stamp))
-    }
-}
-
 /// Whether a pod runs as a ServiceAccount, or says that it does.
 #[must_use]
 pub fn is_about(pod: &Pod, account: &str) -> bool {
@@ -129,10 +102,12 @@ fn shipped<T: DeserializeOwned>(kind: &str) -> BTreeMap<String, T> {
 
 /// Whether the cluster refuses wrong stamps: every admission policy and binding that does so is there, as shipped.
 #[must_use]
-pub fn protected(
-    policies: &[Arc<ValidatingAdmissionPolicy>],
-    bindings: &[Arc<ValidatingAdmissionPolicyBinding>],
+pub fn protected<'a>(
+    policies: impl IntoIterator<Item = &'a Arc<ValidatingAdmissionPolicy>>,
+    bindings: impl IntoIterator<Item = &'a Arc<ValidatingAdmissionPolicyBinding>>,
 ) -> bool {
+    let policies: Vec<_> = policies.into_iter().collect();
+    let bindings: Vec<_> = bindings.into_iter().collect();
     let wanted = &*SHIPPED;
     let enacted = |name: &String, spec: &ValidatingAdmissionPolicySpec| {
         policies
@@ -192,31 +167,6 @@ mod tests {
             for other in names.iter().filter(|other| *other != one) {
                 assert!(!carries(&stamp(one), other), "{one} is taken for {other}");
             }
-        }
-    }
-
-    #[test]
-    fn pods_that_run_as_one_of_many_accounts_or_say_so_are_found() {
-        let long = "x".repeat(100);
-        let accounts = Accounts::new(BTreeSet::from(["cart".to_owned(), long.clone()]));
-        let pod = |account: &str, stamped_as: Option<&str>| -> Pod {
-            let labels = stamped_as.map(stamp).unwrap_or_default();
-            let spec = serde_json::json!({"containers": [], "serviceAccountName": account});
-            serde_json::from_value(serde_json::json!({"metadata": {"labels": labels}, "spec": spec})).unwrap()
-        };
-        for (account, stamped_as, found) in [
-            ("cart", None, true),
-            ("other", Some("cart"), true),
-            ("other", Some(long.as_str()), true),
-            (long.as_str(), None, true),
-            ("other", Some("other"), false),
-            ("", None, false),
-        ] {
-            assert_eq!(
-                accounts.concern(&pod(account, stamped_as)),
-                found,
-                "{account} {stamped_as:?}"
-            );
         }
     }
 

@@ -4,7 +4,7 @@
 //! made here, that nobody wrote; one that goes by both gets its own with what it inherits, and without what it may not
 //! loosen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kube::ResourceExt;
@@ -14,50 +14,43 @@ use ringfence_crd::{
 };
 use ringfence_policy::{Labels, Selector};
 
-/// What holds where.
-#[derive(Clone, Debug, Default)]
+/// What holds in a namespace that the baseline covers.
+#[derive(Clone, Debug)]
 pub(crate) struct Governed {
-    /// The ZeroTrustNamespaces that hold, by namespace.
-    pub(crate) zero_trust: BTreeMap<String, Arc<ZeroTrustNamespace>>,
-    /// Namespaces that go by the baseline alone.
-    pub(crate) by_baseline: BTreeSet<String>,
-    /// What ZeroTrustNamespaces ask for and may not, by namespace.
-    pub(crate) overruled: BTreeMap<String, Vec<Freedom>>,
+    /// The ZeroTrustNamespace that holds.
+    pub(crate) zero_trust: ZeroTrustNamespace,
+    /// Whether it goes by the baseline alone.
+    pub(crate) by_baseline: bool,
+    /// What its own ZeroTrustNamespace asks for and may not.
+    pub(crate) overruled: Vec<Freedom>,
 }
 
-/// Works out what holds, from what users wrote.
-pub(crate) fn govern<'a>(
+/// Works out what holds in a namespace, from what users wrote. None if the baseline does not cover it.
+pub(crate) fn govern(
     baseline: &ZeroTrustBaseline,
-    written: &BTreeMap<String, Arc<ZeroTrustNamespace>>,
-    namespaces: impl Iterator<Item = (&'a String, Labels)>,
+    written: Option<&Arc<ZeroTrustNamespace>>,
+    namespace: &str,
+    labels: &Labels,
     reserved: &BTreeSet<String>,
-) -> Governed {
-    let mut governed = Governed {
-        zero_trust: written.clone(),
-        ..Governed::default()
-    };
-    for (name, labels) in namespaces {
-        if !selects(baseline, name, &labels, reserved) {
-            continue;
-        }
-        match written.get(name) {
-            // One that is being deleted leaves the namespace to the baseline, and still gets a status.
-            Some(own) if own.metadata.deletion_timestamp.is_none() => {
-                let (merged, overruled) = within(baseline, own);
-                governed.zero_trust.insert(name.clone(), Arc::new(merged));
-                if !overruled.is_empty() {
-                    governed.overruled.insert(name.clone(), overruled);
-                }
-            }
-            Some(_) | None => {
-                governed.by_baseline.insert(name.clone());
-                governed
-                    .zero_trust
-                    .insert(name.clone(), Arc::new(in_place(baseline, name)));
-            }
-        }
+) -> Option<Governed> {
+    if !selects(baseline, namespace, labels, reserved) {
+        return None;
     }
-    governed
+    // One that is being deleted leaves the namespace to the baseline, and still gets a status.
+    let own = written.filter(|own| own.metadata.deletion_timestamp.is_none());
+    let Some(own) = own else {
+        return Some(Governed {
+            zero_trust: in_place(baseline, namespace),
+            by_baseline: true,
+            overruled: Vec::new(),
+        });
+    };
+    let (zero_trust, overruled) = within(baseline, own);
+    Some(Governed {
+        zero_trust,
+        by_baseline: false,
+        overruled,
+    })
 }
 
 /// Whether a namespace is covered by the baseline, if it has no ZeroTrustNamespace of its own. A selector that cannot be

@@ -35,11 +35,8 @@ impl Ledger {
             .and_then(|resource| resource.status.as_ref())
             .map(|status| status.policies.as_slice())
             .unwrap_or_default();
-        let accesses = view.accesses.iter().filter(|(key, _)| key.namespace == namespace);
-        let externals = view
-            .externals
-            .iter()
-            .filter(|(key, _)| key.namespace == namespace);
+        let accesses = view.accesses_of(namespace);
+        let externals = view.externals_of(namespace);
         Self {
             recorded: records.iter().map(|record| record.uid.clone()).collect(),
             recorded_names: records.iter().map(|record| record.name.clone()).collect(),

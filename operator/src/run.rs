@@ -94,12 +94,12 @@ impl Operator {
     /// When the address is taken, or work does not end in time after the Lease was lost.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Error> {
         let metrics = OperatorMetrics::default();
-        let (mut stores, feeds) = stores();
-        stores.reserved = Arc::new([self.lease.0.clone()].into());
+        let (stores, feeds) = stores();
+        stores.mirror.reserve([self.lease.0.clone()].into());
         let queue = Arc::new(Queue::new(Backoff::default()));
         let names = Arc::new(Names::new(self.resolver.clone(), self.dns));
         let triggers = Arc::new(Triggers::new(
-            stores.clone(),
+            &stores,
             queue.clone(),
             self.generator.dns_services.clone(),
             names.clone(),
@@ -112,7 +112,12 @@ impl Operator {
         let events = Events::new(self.client.clone(), self.identity.clone(), metrics.clone());
 
         let mut background = JoinSet::new();
-        background.spawn(feeds.run(self.client.clone(), triggers.clone(), metrics.clone()));
+        background.spawn(feeds.run(
+            self.client.clone(),
+            stores.mirror.clone(),
+            triggers.clone(),
+            metrics.clone(),
+        ));
         let reports = self.reports(&stores, &triggers, &metrics);
         background.spawn(reports.run(self.client.clone()));
         background.spawn(probe::Feed::new(&stores, &triggers, &metrics).run(self.client.clone()));

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hash;
-use std::sync::Arc;
 
 use futures::future::{BoxFuture, pending};
 use futures::stream::BoxStream;
@@ -26,7 +25,7 @@ use tokio::sync::watch;
 use crate::callbacks::{Callback, Calls};
 use crate::error::Error;
 use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor, StagedKubernetesNetworkPolicy};
-use crate::stores::{Definition, Sink, Versions, forget_managers, keep, named};
+use crate::stores::{Definition, Mirrored, Sink, Versions, forget_managers, keep, named};
 use crate::triggers::Change;
 
 /// A cache's name, and its first list as a future.
@@ -150,14 +149,10 @@ pub(crate) enum Presence {
 }
 
 impl Sources {
-    /// Calico's policies on trial; None where there is no such kind.
-    pub(crate) fn staged(&self) -> Option<Vec<Arc<StagedKubernetesNetworkPolicy>>> {
+    /// Whether the cluster has Calico's policies on trial, and all of them were listed.
+    pub(crate) fn has_staged(&self) -> bool {
         let listed = |presence: &watch::Receiver<Presence>| *presence.borrow() == Presence::Listed;
-        // Both are of one kind in the API.
-        if listed(&self.settled.staged) {
-            return Some(self.staged.state());
-        }
-        listed(&self.settled.staged_elsewhere).then(|| self.staged_elsewhere.state())
+        listed(&self.settled.staged) || listed(&self.settled.staged_elsewhere)
     }
 
     /// What the API server is told to call.
@@ -204,7 +199,15 @@ async fn optional<K>(
     settled: watch::Sender<Presence>,
 ) -> Result<(), Error>
 where
-    K: Lookup + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Lookup
+        + Resource<DynamicType = ()>
+        + Mirrored
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
     <K as Lookup>::DynamicType: Default + Eq + Hash + Clone,
     Change: From<Versions<K>>,
 {

@@ -1,9 +1,9 @@
 //! What is watched: the caches every decision is made from.
 
+mod mirror;
 mod sink;
 mod trim;
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -33,6 +33,7 @@ use crate::sources::{Readiness, SourceFeeds, Sources, sources};
 use crate::triggers::Triggers;
 use trim::trim_pod;
 
+pub use mirror::{Mirror, Mirrored};
 pub use sink::Versions;
 pub(crate) use sink::{Sink, watch_failed};
 
@@ -85,8 +86,8 @@ pub struct Stores {
     pub probe: probe::Known,
     /// What openings are derived from.
     pub sources: Sources,
-    /// Ringfence's own namespaces, which no ZeroTrustBaseline covers.
-    pub reserved: Arc<BTreeSet<String>>,
+    /// What all of them hold together.
+    pub mirror: Arc<Mirror>,
 }
 
 /// The writing ends of [`Stores`], to be run by [`Feeds::run`].
@@ -146,7 +147,7 @@ pub fn stores() -> (Stores, Feeds) {
         reports: Reports::default(),
         probe: probe::Known::default(),
         sources,
-        reserved: Arc::default(),
+        mirror: Arc::default(),
     };
     let feeds = Feeds {
         namespaces: feed_namespaces,
@@ -225,25 +226,6 @@ impl Stores {
     }
 }
 
-#[cfg(test)]
-impl Feeds {
-    pub(crate) fn zero_trust_mut(&mut self) -> &mut Writer<ZeroTrustNamespace> {
-        &mut self.zero_trust
-    }
-
-    pub(crate) fn services_mut(&mut self) -> &mut Writer<Service> {
-        &mut self.services
-    }
-
-    pub(crate) fn accesses_mut(&mut self) -> &mut Writer<ServiceAccess> {
-        &mut self.accesses
-    }
-
-    pub(crate) fn externals_mut(&mut self) -> &mut Writer<ExternalAccess> {
-        &mut self.externals
-    }
-}
-
 impl Feeds {
     /// Watches everything and tells `triggers` of every change, until it is dropped.
     ///
@@ -253,10 +235,11 @@ impl Feeds {
     pub async fn run(
         self,
         client: Client,
+        mirror: Arc<Mirror>,
         triggers: Arc<Triggers>,
         metrics: OperatorMetrics,
     ) -> Result<(), Error> {
-        let sink = Sink::new(triggers, metrics);
+        let sink = Sink::new(mirror, triggers, metrics);
         let watch_definition = |name| watcher(Api::<Definition>::all(client.clone()), named(name));
         let mut feeds: Vec<BoxFuture<'_, Result<(), Error>>> = vec![
             Box::pin(sink.feed(

@@ -90,7 +90,7 @@ pub async fn uninstall(
     let applier = Applier::new(client.clone(), fence, OperatorMetrics::default(), Owed::default());
     let (mut opened, mut failure) = (BTreeMap::new(), None);
     let view = read(client).await?;
-    let staged = view.staged.iter().flat_map(BTreeMap::keys);
+    let staged = view.staged.iter().flat_map(|staged| staged.keys());
     let namespaces: BTreeSet<&String> = view
         .policies
         .keys()
@@ -220,15 +220,10 @@ async fn add_trials(client: &Client, view: &mut ClusterView) -> Result<(), Error
         .await?
         .into_iter()
         .for_each(|object| view.insert_trial(Arc::new(object.as_policy())));
-    let mut staged: BTreeMap<String, Vec<Arc<NetworkPolicy>>> = BTreeMap::new();
-    for object in list::<StagedKubernetesNetworkPolicy>(client).await? {
-        let namespace = object.metadata.namespace.clone().unwrap_or_default();
-        staged
-            .entry(namespace)
-            .or_default()
-            .push(Arc::new(object.as_policy()));
-    }
-    view.staged = Some(staged);
+    list::<StagedKubernetesNetworkPolicy>(client)
+        .await?
+        .into_iter()
+        .for_each(|object| view.insert_staged(Arc::new(object.as_policy())));
     Ok(())
 }
 

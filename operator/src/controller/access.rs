@@ -12,12 +12,12 @@ use crate::error::Error;
 use crate::generate::outline;
 use crate::queue::Done;
 use crate::status::{AccessInput, access_status};
-use crate::triggers::{Key, grant_of};
+use crate::triggers::Key;
 use crate::view::key as key_of;
 
 impl Controller {
     pub(super) async fn access(&self, access: &ObjectKey) -> Result<Done, Error> {
-        let mut view = snapshot::without_policies(&self.stores, &access.namespace);
+        let view = snapshot::snapshot(&self.stores, &access.namespace);
         let Some(resource) = view.accesses.get(access).cloned() else {
             return Ok(Done::Finished);
         };
@@ -31,16 +31,6 @@ impl Controller {
         }
         let outline = outline(&view, &resource);
         let generated: BTreeSet<ObjectKey> = outline.policies.iter().map(key_of).collect();
-        snapshot::add_policies(&mut view, &self.stores, |policy| {
-            // What nodes hold is told namespace by namespace, so the others' count, too.
-            policy.metadata.namespace.as_deref() == Some(&access.namespace)
-                || grant_of(policy).as_ref() == Some(&key)
-                || generated.contains(&key_of(policy))
-        });
-        snapshot::add_trials(&mut view, &self.stores, |policy| {
-            policy.metadata.namespace.as_deref() == Some(&access.namespace)
-                || generated.contains(&key_of(policy))
-        });
         let failures = self.failures_among(&generated);
         let input = AccessInput {
             view: &view,

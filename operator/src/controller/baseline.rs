@@ -14,7 +14,7 @@ use crate::triggers::Key;
 
 impl Controller {
     pub(super) async fn baseline(&self) -> Result<Done, Error> {
-        let view = snapshot::without_policies(&self.stores, "");
+        let view = snapshot::snapshot(&self.stores, "");
         let Some(resource) = view.baseline.clone() else {
             lock(&self.summaries).clear();
             return Ok(Done::Finished);

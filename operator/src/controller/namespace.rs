@@ -1,6 +1,5 @@
 //! A namespace's turn: its generated policies, then its ZeroTrustNamespace's status.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,7 @@ use crate::status::{NamespaceInput, WriteFailure, namespace_status, namespace_su
 use crate::stores::list_policies;
 use crate::transition::{Cause, Step, TrialPlan, plan, plan_staged, plan_trials};
 use crate::triggers::Key;
-use crate::view::ClusterView;
+use crate::view::{ByNamespace, ClusterView};
 
 /// The pause before the ZeroTrustBaseline's status follows its namespaces: they change together.
 const SUMMED: Duration = Duration::from_millis(300);
@@ -203,8 +202,8 @@ impl Controller {
             let Some(cached) = held(view, kind) else {
                 continue;
             };
-            let policies = cached.get(namespace).map(Vec::as_slice).unwrap_or_default();
-            let policies = policies.iter().map(AsRef::as_ref);
+            let policies = cached.get(namespace).into_iter().flatten();
+            let policies = policies.map(AsRef::as_ref);
             let freshness = lock(self.owed.of(kind)).check(namespace, policies, Instant::now());
             match freshness {
                 Freshness::Fresh => continue,
@@ -230,14 +229,15 @@ impl Controller {
             before.as_ref() != failure
         };
         if changed {
-            for access in self.stores.accesses.state() {
-                self.queue
-                    .add(Key::Access(crate::view::key(access.as_ref())), LAG);
-            }
-            for external in self.stores.externals.state() {
-                self.queue
-                    .add(Key::External(crate::view::key(external.as_ref())), LAG);
-            }
+            self.stores.mirror.read(|view| {
+                for access in view.grants_into(namespace) {
+                    self.queue
+                        .add(Key::Access(crate::view::key(access.as_ref())), LAG);
+                }
+                for (external, _) in view.externals_of(namespace) {
+                    self.queue.add(Key::External(external.clone()), LAG);
+                }
+            });
         }
     }
 
@@ -271,7 +271,7 @@ impl Controller {
 }
 
 /// The view's policies of a kind; None where the cluster has no such kind.
-fn held(view: &mut ClusterView, kind: Kind) -> Option<&mut BTreeMap<String, Vec<Arc<NetworkPolicy>>>> {
+fn held(view: &mut ClusterView, kind: Kind) -> Option<&mut ByNamespace<NetworkPolicy>> {
     match kind {
         Kind::Policy => Some(&mut view.policies),
         Kind::Trial => Some(&mut view.trials),

@@ -1,7 +1,9 @@
 //! Peers that are ServiceAccounts: by their stamps where these can be relied on, by the addresses of their pods where not.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use k8s_openapi::api::core::v1::Pod as ApiPod;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 use kube::ResourceExt;
@@ -44,13 +46,9 @@ impl Reach {
     /// Looks at the pods that a peer written in namespace `own` means, of one namespace or (`within` is None) of all.
     fn of(view: &ClusterView, peer: &Peer, account: &str, own: &str, within: Option<&str>) -> Self {
         let selector = Selector::try_from(&peer.pod_selector.clone().unwrap_or_default()).ok();
-        let namespaces = view.pods.iter().filter(|(namespace, _)| {
-            within.is_none_or(|within| within == namespace.as_str())
-                && peers::reaches(view, peer, own, namespace)
-        });
         let stamp = stamp(account);
         let (mut members, mut forged, mut unstamped) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
-        for object in namespaces.flat_map(|(_, pods)| pods) {
+        for object in &candidates(view, peer, account, own, within) {
             let is_member = account_of(object) == Some(account);
             if !is_member && !bears(object.labels(), &stamp) {
                 continue;
@@ -81,6 +79,28 @@ impl Reach {
         };
         Self { members, doubt }
     }
+}
+
+/// The pods that run as an account, or may say that they do, and that a peer written in namespace `own` reaches.
+fn candidates(
+    view: &ClusterView,
+    peer: &Peer,
+    account: &str,
+    own: &str,
+    within: Option<&str>,
+) -> Vec<Arc<ApiPod>> {
+    let mut namespaces: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for pod in view.concerns.members(account) {
+        if within.is_none_or(|within| within == pod.namespace) {
+            namespaces.entry(pod.namespace).or_default().insert(pod.name);
+        }
+    }
+    namespaces.retain(|namespace, _| peers::reaches(view, peer, own, namespace));
+    let pods = namespaces.iter().flat_map(|(namespace, names)| {
+        let all = view.pods.get(namespace).into_iter().flatten();
+        all.filter(|pod| names.contains(&pod.name_any())).cloned()
+    });
+    pods.collect()
 }
 
 /// Whoever runs as an account, as peers of an ingress rule of namespace `own`. None of them if no pod does and stamps can't
@@ -174,13 +194,12 @@ fn problems_of(view: &ClusterView, peer: &Peer, account: &str, own: &str) -> Vec
             });
         }
     }
-    let closed = view.zero_trust.keys().filter(|namespace| {
-        view.denied(namespace).egress
-            && peers::reaches(view, peer, own, namespace)
-            && peers::consents(view, namespace, own)
-    });
+    let reached = peers::reached(view, std::iter::once(peer), own);
+    let closed = reached
+        .into_iter()
+        .filter(|namespace| view.denied(namespace).egress && peers::consents(view, namespace, own));
     for namespace in closed {
-        let reach = Reach::of(view, peer, account, own, Some(namespace));
+        let reach = Reach::of(view, peer, account, own, Some(&namespace));
         if let Some(doubt) = reach.doubt.filter(|_| !reach.members.is_empty()) {
             problems.push(Problem::AccountEgressClosed {
                 account: ObjectKey::new(namespace, account),

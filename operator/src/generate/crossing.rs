@@ -1,11 +1,11 @@
 //! Openings of a namespace to pods that may be of others: two-sided where those deny egress and consent.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPeer};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
-use ringfence_crd::{MetricsSource, Peer, ZeroTrustNamespace};
+use ringfence_crd::{Allow, Peer, ZeroTrustNamespace};
 use ringfence_policy::Direction;
 
 use super::author::Author;
@@ -36,7 +36,10 @@ pub(crate) const CROSSINGS: [Crossing; 3] = [
 impl Crossing {
     /// Whom a ZeroTrustNamespace lets in by it; None where it does not have it.
     pub(crate) fn from(self, resource: &ZeroTrustNamespace) -> Option<&[Peer]> {
-        let allow = &resource.spec.allow;
+        self.admits(&resource.spec.allow)
+    }
+
+    fn admits(self, allow: &Allow) -> Option<&[Peer]> {
         match self {
             Self::Monitoring => allow.monitoring.as_ref().map(|wanted| wanted.from.as_slice()),
             Self::IngressControllers => allow
@@ -134,11 +137,10 @@ pub(crate) fn egress(
     resource: &ZeroTrustNamespace,
     crossing: Crossing,
 ) -> Vec<NetworkPolicy> {
-    let targets = view
-        .zero_trust
-        .keys()
-        .filter_map(|namespace| view.effective(namespace));
+    let own = resource.namespace().unwrap_or_default();
+    let targets = view.concerns.openings.reaching(&own);
     targets
+        .filter_map(|namespace| view.effective(namespace))
         .flat_map(|target| egress_to(view, resource, crossing, target))
         .collect()
 }
@@ -213,28 +215,17 @@ fn account_problems(view: &ClusterView, resource: &ZeroTrustNamespace, own: &str
     callers.chain(clients).collect()
 }
 
-/// The other namespaces whose annotated pods say which ports scrapers of namespace `own` may reach.
-pub(crate) fn scraped(view: &ClusterView, own: &str) -> BTreeSet<String> {
-    if !view.denied(own).egress {
-        return BTreeSet::new();
-    }
-    let annotated = view.zero_trust.iter().filter(|(_, resource)| {
-        let monitoring = resource.spec.allow.monitoring.as_ref();
-        monitoring.is_some_and(|wanted| {
-            wanted.discover.contains(&MetricsSource::Annotations)
-                && !peers::selectors_in(view, &wanted.from, &resource.namespace().unwrap_or_default(), own)
-                    .is_empty()
-        })
-    });
-    annotated.map(|(namespace, _)| namespace.clone()).collect()
+/// Every peer that comes in by an opening that is two-sided.
+pub(crate) fn admitted(allow: &Allow) -> impl Iterator<Item = &Peer> {
+    CROSSINGS
+        .into_iter()
+        .filter_map(|crossing| crossing.admits(allow))
+        .flatten()
 }
 
 /// Every peer that a ZeroTrustNamespace names as somebody to let through.
 pub(crate) fn allowed_peers(resource: &ZeroTrustNamespace) -> impl Iterator<Item = &Peer> {
     let clients = resource.spec.allow.api_server.as_ref();
-    let crossing = CROSSINGS
-        .into_iter()
-        .filter_map(|crossing| crossing.from(resource));
-    let all = crossing.chain(clients.map(|wanted| wanted.clients.as_slice()));
-    all.flatten()
+    let clients = clients.map(|wanted| wanted.clients.as_slice());
+    admitted(&resource.spec.allow).chain(clients.into_iter().flatten())
 }

@@ -23,12 +23,12 @@ mod webhooks;
 
 pub use accounts::Doubt;
 pub(crate) use api_server::service as api_server_service;
-pub(crate) use crossing::{allowed_peers, scraped};
+pub(crate) use crossing::{admitted, allowed_peers};
 pub use endpoints::service_of;
 pub(crate) use external_access::judged;
 pub(crate) use monitoring::PASSING_LABELS;
 pub use monitoring::{PORT_ANNOTATION, SCRAPE_ANNOTATION};
-pub(crate) use peers::consents;
+pub(crate) use peers::{consents, reached};
 pub(crate) use service::backends;
 
 use std::collections::BTreeSet;
@@ -292,7 +292,7 @@ pub fn generate(view: &ClusterView, config: &GeneratorConfig, namespace: &str) -
         return Generated::default();
     };
     let (mut policies, findings) = namespace::policies(view, config, owner);
-    for (_, access) in view.effective_accesses() {
+    for access in view.grants_into(namespace) {
         policies.extend(access::policies_in(view, access, owner));
     }
     for external in view.effective_externals(namespace) {
@@ -354,14 +354,12 @@ fn outlined(origin: &Origin, policies: Vec<NetworkPolicy>, problems: Vec<Problem
 #[must_use]
 pub fn touched(view: &ClusterView, access: &ServiceAccess) -> BTreeSet<String> {
     let own = access.namespace().unwrap_or_default();
-    let concerns = |namespace: &str| {
-        namespace == own || !peers::selectors_in(view, &access.spec.clients, &own, namespace).is_empty()
-    };
-    let covered = view
-        .zero_trust
-        .keys()
-        .filter(|namespace| view.effective(namespace).is_some());
-    covered.filter(|namespace| concerns(namespace)).cloned().collect()
+    let clients = &access.spec.clients;
+    let mut touched = reached(view, clients.iter(), &own);
+    touched.retain(|namespace| !peers::selectors_in(view, clients, &own, namespace).is_empty());
+    touched.insert(own);
+    touched.retain(|namespace| view.effective(namespace).is_some());
+    touched
 }
 
 fn sorted(mut policies: Vec<NetworkPolicy>) -> Vec<NetworkPolicy> {

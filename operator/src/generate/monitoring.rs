@@ -191,10 +191,7 @@ fn by_service_monitors(view: &ClusterView, own: &str) -> (Vec<Target>, Vec<Probl
             continue;
         }
         let by = format!("ServiceMonitor {}", key(monitor.as_ref()));
-        let here = view
-            .services
-            .values()
-            .filter(|service| service.metadata.namespace.as_deref() == Some(own));
+        let here = view.services_of(own).map(|(_, service)| service);
         for found in here.filter(|service| selector.matches(service.labels())) {
             for endpoint in &monitor.spec.endpoints {
                 match by_endpoint(view, found, endpoint) {

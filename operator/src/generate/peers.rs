@@ -1,6 +1,6 @@
 //! From the peers a user writes to the peers of a NetworkPolicy, and to the pods they mean in one namespace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use k8s_openapi::api::networking::v1::{IPBlock, NetworkPolicyPeer};
@@ -117,6 +117,27 @@ pub(crate) fn reaches(view: &ClusterView, peer: &Peer, own: &str, within: &str) 
         (None, Some(selector)) => selects(view, selector, within),
         (None, None) => own == within,
     }
+}
+
+/// The namespaces with something in force, or that had, whose pods peers written in namespace `own` mean. A peer that names
+/// none costs a look at that one, a selector a look at each.
+pub(crate) fn reached<'a>(
+    view: &ClusterView,
+    peers: impl Iterator<Item = &'a Peer>,
+    own: &str,
+) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    for peer in peers.filter(|peer| peer.cidr.is_none()) {
+        match (&peer.namespace, &peer.namespace_selector) {
+            (Some(name), _) => reached.extend(view.zero_trust.contains_key(name).then(|| name.clone())),
+            (None, Some(_)) => {
+                let all = view.zero_trust.keys();
+                reached.extend(all.filter(|name| reaches(view, peer, own, name)).cloned());
+            }
+            (None, None) => reached.extend(view.zero_trust.contains_key(own).then(|| own.to_owned())),
+        }
+    }
+    reached
 }
 
 /// The other namespaces that peers name outright.

@@ -1,5 +1,7 @@
 //! The status of a ServiceAccess.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::ResourceExt;
 use ringfence_crd::{ConditionType, Reason, ServiceAccessStatus};
@@ -13,7 +15,7 @@ use super::references::resolved;
 use crate::generate::{AccessOutline, Problem, backends};
 use crate::names::ORIGIN_UID_LABEL;
 use crate::ownership::Ledger;
-use crate::view::ClusterView;
+use crate::view::{ClusterView, key};
 
 /// What the operator has to say about a ServiceAccess. Equal to the status it has when there is nothing new.
 #[must_use]
@@ -28,7 +30,12 @@ pub fn access_status(input: &AccessInput<'_>) -> ServiceAccessStatus {
         programmed(
             input.view,
             input.outline.policies.iter(),
-            leftovers(input.view, input.resource.uid(), input.outline),
+            leftovers(
+                input.view,
+                &key(input.resource),
+                input.resource.uid(),
+                input.outline,
+            ),
             input.failures,
         ),
         enforcement,
@@ -67,7 +74,12 @@ fn accepted(input: &AccessInput<'_>) -> Finding {
 }
 
 /// Policies made for the resource with this UID that are no longer part of its outline.
-pub(super) fn leftovers(view: &ClusterView, uid: Option<String>, outline: &AccessOutline) -> usize {
+pub(super) fn leftovers(
+    view: &ClusterView,
+    access: &ObjectKey,
+    uid: Option<String>,
+    outline: &AccessOutline,
+) -> usize {
     let Some(uid) = uid else {
         return 0;
     };
@@ -77,8 +89,14 @@ pub(super) fn leftovers(view: &ClusterView, uid: Option<String>, outline: &Acces
             .iter()
             .any(|policy| policy.namespace().as_deref() == Some(namespace) && policy.name_any() == name)
     };
-    let namespaces = view.policies.iter();
+    let claimed = view
+        .concerns
+        .claimed(access)
+        .map(|policy| policy.namespace.as_str());
+    let namespaces: BTreeSet<&str> = claimed.chain([access.namespace.as_str()]).collect();
     namespaces
+        .into_iter()
+        .filter_map(|namespace| Some((namespace, view.policies.get(namespace)?)))
         .map(|(namespace, policies)| {
             let of_this = policies
                 .iter()

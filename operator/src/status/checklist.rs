@@ -13,7 +13,7 @@ use ringfence_crd::{
 use super::condition::{Finding, listed};
 use crate::generate::{PASSING_LABELS, Problem, SCRAPE_ANNOTATION, consents};
 use crate::names::NAMESPACE_NAME_LABEL;
-use crate::view::ClusterView;
+use crate::view::{ClusterView, key};
 
 /// The longest message.
 const MESSAGE: usize = 512;
@@ -209,16 +209,12 @@ impl Checklist<'_> {
         if !self.resource.spec.default_deny.ingress {
             return nothing_to_do("Ingress is not denied.");
         }
-        let services = self.view.services.keys();
-        let own: Vec<&str> = services
-            .filter(|key| key.namespace == self.namespace())
-            .map(|key| key.name.as_str())
-            .collect();
+        let services = self.view.services_of(self.namespace());
+        let own: Vec<&str> = services.map(|(key, _)| key.name.as_str()).collect();
         let granted = |name: &&str| {
-            let mut accesses = self.view.effective_accesses();
-            accesses.any(|(key, access)| {
-                key.namespace == self.namespace() && access.spec.target_ref.name == **name
-            })
+            let accesses = self.view.accesses_of(self.namespace());
+            let mut in_force = accesses.filter(|(_, access)| access.metadata.deletion_timestamp.is_none());
+            in_force.any(|(_, access)| access.spec.target_ref.name == **name)
         };
         let closed: Vec<String> = own
             .iter()
@@ -244,15 +240,17 @@ impl Checklist<'_> {
             return nothing_to_do("Egress is not denied.");
         }
         let own = self.namespace();
-        let refused = self.view.effective_accesses().filter(|(key, access)| {
+        let refused = self.view.grants_into(own).filter(|access| {
             let names = access
                 .spec
                 .clients
                 .iter()
                 .any(|peer| peer.namespace.as_deref() == Some(own));
-            names && key.namespace != own && !consents(self.view, own, &key.namespace)
+            let from = access.metadata.namespace.as_deref().unwrap_or_default();
+            names && from != own && !consents(self.view, own, from)
         });
-        let refused: Vec<String> = refused.map(|(key, _)| key.to_string()).collect();
+        let mut refused: Vec<String> = refused.map(|access| key(access.as_ref()).to_string()).collect();
+        refused.sort();
         if refused.is_empty() {
             done("Every ServiceAccess that names this namespace as a client opens its egress, too.")
         } else {

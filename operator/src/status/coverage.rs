@@ -1,7 +1,6 @@
 //! The Covered condition: which pods are isolated, and who opens them further.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use ringfence_crd::{ConditionType, Coverage, DefaultDeny, Reason};
@@ -12,7 +11,7 @@ use ringfence_policy::{
 use super::condition::{Finding, listed};
 use crate::generate::{Problem, exempt};
 use crate::ownership::Ledger;
-use crate::view::ClusterView;
+use crate::view::{ByNamespace, ClusterView};
 
 /// How many names of pods or policies a status holds.
 const NAMED: usize = 10;
@@ -126,7 +125,7 @@ fn asked(denied: DefaultDeny) -> impl Iterator<Item = Direction> {
 fn world(
     view: &ClusterView,
     namespace: &str,
-    policies: &BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+    policies: &ByNamespace<NetworkPolicy>,
 ) -> (World, BTreeSet<ObjectKey>) {
     let ledger = Ledger::of(view, namespace);
     let mut world = World::default();

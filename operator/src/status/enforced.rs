@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use imbl::Vector;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use ringfence_crd::{ConditionType, Reason};
@@ -154,7 +155,7 @@ pub(super) fn nodes<'a>(view: &'a ClusterView, namespace: &str) -> BTreeSet<&'a 
 }
 
 /// The digest that an enforcer reports when it goes by these policies of a namespace as they are.
-pub(super) fn digest(policies: Option<&Vec<Arc<NetworkPolicy>>>) -> String {
+pub(super) fn digest(policies: Option<&Vector<Arc<NetworkPolicy>>>) -> String {
     let versions: Vec<(String, Version)> = policies
         .into_iter()
         .flatten()

@@ -26,7 +26,12 @@ pub fn external_status(input: &ExternalInput<'_>) -> ExternalAccessStatus {
         programmed(
             input.view,
             input.outline.policies.iter(),
-            leftovers(input.view, resource.uid(), input.outline),
+            leftovers(
+                input.view,
+                &crate::view::key(resource),
+                resource.uid(),
+                input.outline,
+            ),
             input.failures,
         ),
         enforcement,

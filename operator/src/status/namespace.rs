@@ -1,7 +1,6 @@
 //! The status of a ZeroTrustNamespace.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
@@ -22,7 +21,7 @@ use super::verified;
 use crate::generate::Problem;
 use crate::names::{ORIGIN_KIND_LABEL, OriginKind};
 use crate::ownership::Ledger;
-use crate::view::ClusterView;
+use crate::view::{ByNamespace, ClusterView};
 
 /// What the operator has to say about a ZeroTrustNamespace. Equal to the status it has when there is nothing new.
 #[must_use]
@@ -131,7 +130,7 @@ fn assess<'a>(input: &NamespaceInput<'a>) -> Assessed<'a> {
 fn made_by_us<'a>(
     view: &'a ClusterView,
     namespace: &str,
-    policies: &'a BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+    policies: &'a ByNamespace<NetworkPolicy>,
 ) -> Vec<&'a NetworkPolicy> {
     let ledger = Ledger::of(view, namespace);
     let all = policies.get(namespace).into_iter().flatten();

@@ -10,10 +10,12 @@ use kube::runtime::reflector::{Lookup, ObjectRef, Store, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde::de::DeserializeOwned;
 
+use super::mirror::{Mirror, Mirrored};
 use crate::error::{Error, watch_message};
 use crate::metrics::OperatorMetrics;
 use crate::sources::kind_names;
 use crate::triggers::{Change, Triggers};
+use crate::view::ClusterView;
 
 /// Tells and counts that a watch failed and is started again.
 pub(crate) fn watch_failed<K: Resource<DynamicType = ()>>(metrics: &OperatorMetrics, error: &watcher::Error) {
@@ -25,13 +27,18 @@ pub(crate) fn watch_failed<K: Resource<DynamicType = ()>>(metrics: &OperatorMetr
 
 /// Where changes go.
 pub(crate) struct Sink {
+    mirror: Arc<Mirror>,
     triggers: Arc<Triggers>,
     metrics: OperatorMetrics,
 }
 
 impl Sink {
-    pub(super) fn new(triggers: Arc<Triggers>, metrics: OperatorMetrics) -> Self {
-        Self { triggers, metrics }
+    pub(super) fn new(mirror: Arc<Mirror>, triggers: Arc<Triggers>, metrics: OperatorMetrics) -> Self {
+        Self {
+            mirror,
+            triggers,
+            metrics,
+        }
     }
 
     /// Fills a cache from a watch, and tells of every change.
@@ -42,7 +49,15 @@ impl Sink {
         trim: fn(&mut K),
     ) -> Result<(), Error>
     where
-        K: Lookup + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+        K: Lookup
+            + Resource<DynamicType = ()>
+            + Mirrored
+            + Clone
+            + Debug
+            + DeserializeOwned
+            + Send
+            + Sync
+            + 'static,
         <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
         Change: From<Versions<K>>,
     {
@@ -82,14 +97,18 @@ impl Sink {
         event: &watcher::Event<K>,
     ) -> Option<Change>
     where
-        K: Lookup + Clone + 'static,
+        K: Lookup + Mirrored + Clone + 'static,
         <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
         Change: From<Versions<K>>,
     {
+        // Whoever decides sees the cache and what it adds up to change together.
+        let mut view = self.mirror.lock();
         let key = match event {
             watcher::Event::Apply(object) | watcher::Event::Delete(object) => ObjectRef::from_obj(object),
             watcher::Event::InitDone => {
+                store.state().iter().for_each(|object| object.goes(&mut view));
                 writer.apply_watcher_event(event);
+                store.state().iter().for_each(|object| object.comes(&mut view));
                 // What went away while the watch was broken is not told: look at everything again.
                 return Some(Change::Relisted);
             }
@@ -100,13 +119,10 @@ impl Sink {
         };
         let old = store.get(&key);
         writer.apply_watcher_event(event);
-        Some(
-            Versions {
-                old,
-                new: store.get(&key),
-            }
-            .into(),
-        )
+        let new = store.get(&key);
+        let versions = Versions { old, new };
+        versions.enter(&mut view);
+        Some(versions.into())
     }
 }
 
@@ -117,6 +133,17 @@ pub struct Versions<K> {
     pub old: Option<Arc<K>>,
     /// After.
     pub new: Option<Arc<K>>,
+}
+
+impl<K: Mirrored> Versions<K> {
+    /// Enters the change into a view.
+    pub fn enter(&self, view: &mut ClusterView) {
+        match (&self.old, &self.new) {
+            (_, Some(new)) => new.comes(view),
+            (Some(old), None) => old.goes(view),
+            (None, None) => {}
+        }
+    }
 }
 
 /// A kind's name, for labels that live as long as the program.

@@ -14,7 +14,7 @@ use super::{Cause, Conflict, Step};
 use crate::generate::Generated;
 use crate::names::Origin;
 use crate::ownership::{Difference, Ledger, difference, replacement};
-use crate::view::{ClusterView, key};
+use crate::view::{ByNamespace, ClusterView, key};
 
 /// The writes that bring a namespace's AuditNetworkPolicies to the generated ones.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,7 +44,7 @@ pub fn plan_staged(view: &ClusterView, namespace: &str, generated: &Generated) -
 
 fn plan_from(
     view: &ClusterView,
-    existing: &BTreeMap<String, Vec<Arc<NetworkPolicy>>>,
+    existing: &ByNamespace<NetworkPolicy>,
     namespace: &str,
     generated: &Generated,
 ) -> TrialPlan {

@@ -1,26 +1,26 @@
 //! Changes of what openings are derived from.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingWebhookConfiguration, ValidatingWebhookConfiguration,
 };
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::Ingress;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::ResourceExt;
-use ringfence_crd::{MetricsSource, SameNamespace, ZeroTrustBaseline, ZeroTrustNamespace};
+use ringfence_crd::{Allow, MetricsSource, SameNamespace};
 use ringfence_policy::ObjectKey;
 
-use super::{Change, SOON, Triggers, either, spec_changed};
+use super::concerned::Concerned;
+use super::{Change, SOON, either, spec_changed};
 use crate::callbacks::{Callback, Calls};
 use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor, StagedKubernetesNetworkPolicy};
 use crate::generate::{SCRAPE_ANNOTATION, api_server_service, service_of};
 use crate::stores::Versions;
-use crate::view::key;
 
 /// Whose business a change of a source is.
 #[derive(Clone, Debug)]
@@ -161,83 +161,53 @@ impl From<Versions<APIService>> for Change {
     }
 }
 
-impl Triggers {
-    pub(super) fn source(&self, source: &Source) {
-        let concerned = match source {
-            Source::Nothing => false,
-            Source::Addresses(service) => self.is_told_by_addresses(service),
-            Source::Peers(namespace) => {
-                self.namespace_if_covered(namespace, SOON);
-                false
+impl Concerned<'_> {
+    pub(super) fn source_changed(&mut self, source: &Source) {
+        let view = self.view();
+        match source {
+            Source::Nothing => {}
+            Source::Addresses(service) if self.is_told_by_addresses(service) => {
+                self.backends_changed(service);
             }
-            Source::Staged(namespace) => {
-                self.namespace_if_covered(namespace, SOON);
-                false
+            Source::Addresses(_) => {}
+            Source::Peers(namespace) | Source::Staged(namespace) => self.namespace(namespace, SOON),
+            Source::Routes(namespace) => {
+                self.openings_that(namespace, |allow| allow.ingress_controllers.is_some());
             }
-            Source::Routes(namespace) => self.some(|resource| {
-                let derives = resource.spec.allow.ingress_controllers.is_some();
-                derives && resource.namespace().as_deref() == Some(namespace)
-            }),
-            Source::Monitors => self.some(|resource| {
-                discovers(resource, MetricsSource::PodMonitors)
-                    || discovers(resource, MetricsSource::ServiceMonitors)
-            }),
+            Source::Monitors => {
+                for namespace in &view.concerns.discoverers {
+                    self.openings_of(namespace, SOON);
+                }
+            }
             Source::Nodes => {
-                self.insides();
-                self.some(|resource| !resource.spec.allow.external.is_empty())
+                self.insides_changed();
+                for namespace in &view.concerns.to_nodes {
+                    self.namespace(namespace, SOON);
+                }
             }
-            Source::Callbacks(namespaces) => self.some(|resource| {
-                let namespace = resource.namespace().unwrap_or_default();
-                resource.spec.allow.webhooks.is_some() && namespaces.contains(&namespace)
-            }),
-        };
-        if concerned {
-            self.everything(SOON);
+            Source::Callbacks(namespaces) => {
+                for namespace in namespaces {
+                    self.openings_that(namespace, |allow| allow.webhooks.is_some());
+                }
+            }
         }
     }
 
-    /// Whether there is such a ZeroTrustNamespace. A ZeroTrustBaseline that derives anything may stand for one.
-    fn some(&self, wanted: impl Fn(&ZeroTrustNamespace) -> bool) -> bool {
-        let derives = |baseline: &ZeroTrustBaseline| {
-            let allow = &baseline.spec.allow;
-            allow.same_namespace == SameNamespace::StatefulSetPeers
-                || allow.monitoring.is_some()
-                || allow.ingress_controllers.is_some()
-                || allow.webhooks.is_some()
-                || !allow.external.is_empty()
-                || !allow.dns.services.is_empty()
-        };
-        let baseline = || self.stores.baseline_in_force();
-        self.stores.zero_trust.find(wanted).is_some() || baseline().is_some_and(|baseline| derives(&baseline))
+    /// A namespace's openings, if they depend on something.
+    fn openings_that(&mut self, namespace: &str, depend: impl Fn(&Allow) -> bool) {
+        let resource = self.view().zero_trust.get(namespace);
+        if resource.is_some_and(|resource| depend(&resource.spec.allow)) {
+            self.openings_of(namespace, SOON);
+        }
     }
 
     /// Whether policies carry the addresses behind a Service: those of the API server, and of Services without selector. The
     /// slices of all others change with every pod, and their policies do not.
     fn is_told_by_addresses(&self, service: &ObjectKey) -> bool {
-        let selected = |found: &Service| {
-            let spec = found.spec.as_ref();
-            let selector = spec.and_then(|spec| spec.selector.as_ref());
-            key(found) == *service && selector.is_some_and(|selector| !selector.is_empty())
-        };
-        *service == api_server_service() || self.stores.services.find(selected).is_none()
-    }
-
-    /// Whether a ZeroTrustNamespace derives openings from a Service that it may not name itself.
-    pub(super) fn is_derived_from(&self, service: &ObjectKey) -> bool {
-        self.some(|resource| {
-            let allow = &resource.spec.allow;
-            let named = allow
-                .dns
-                .services
-                .iter()
-                .any(|named| named.namespace == service.namespace && named.name == service.name);
-            let derives = allow.same_namespace == SameNamespace::StatefulSetPeers
-                || allow.ingress_controllers.is_some()
-                || allow.webhooks.is_some()
-                || !allow.external.is_empty()
-                || discovers(resource, MetricsSource::ServiceMonitors);
-            named || derives && resource.namespace().as_deref() == Some(&service.namespace)
-        })
+        let found = self.view().services.get(service);
+        let spec = found.and_then(|found| found.spec.as_ref());
+        let selector = spec.and_then(|spec| spec.selector.as_ref());
+        *service == api_server_service() || selector.is_none_or(BTreeMap::is_empty)
     }
 
     /// Whether scrapers' policies may depend on a pod's annotations.
@@ -246,15 +216,22 @@ impl Triggers {
             pod.as_ref()
                 .is_some_and(|pod| pod.annotations().contains_key(SCRAPE_ANNOTATION))
         };
+        let resource = self.view().zero_trust.get(namespace);
         (annotated(&versions.old) || annotated(&versions.new))
-            && self.some(|resource| {
-                discovers(resource, MetricsSource::Annotations)
-                    && resource.namespace().as_deref() == Some(namespace)
-            })
+            && resource.is_some_and(|resource| discovers(&resource.spec.allow, MetricsSource::Annotations))
     }
 }
 
-fn discovers(resource: &ZeroTrustNamespace, source: MetricsSource) -> bool {
-    let monitoring = resource.spec.allow.monitoring.as_ref();
+/// Whether openings are derived from Services that are not named.
+pub(super) fn derives_from_services(allow: &Allow) -> bool {
+    allow.same_namespace == SameNamespace::StatefulSetPeers
+        || allow.ingress_controllers.is_some()
+        || allow.webhooks.is_some()
+        || !allow.external.is_empty()
+        || discovers(allow, MetricsSource::ServiceMonitors)
+}
+
+fn discovers(allow: &Allow, source: MetricsSource) -> bool {
+    let monitoring = allow.monitoring.as_ref();
     monitoring.is_some_and(|wanted| wanted.discover.contains(&source))
 }

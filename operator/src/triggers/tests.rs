@@ -12,30 +12,25 @@ use crate::names::{ORIGIN_NAME_LABEL, ORIGIN_NAMESPACE_LABEL};
 use crate::queue::{Backoff, Done};
 use crate::stores::stores;
 use futures::future::BoxFuture;
-use kube::runtime::watcher::Event;
 use serde_json::json;
 use tokio::time::timeout;
 
 /// Namespaces `shop` and `bank` are covered, `free` is not; `shop/api` is granted to clients.
 fn triggers() -> (Triggers, Arc<Queue<Key>>) {
-    let (stores, mut feeds) = stores();
+    let (stores, _feeds) = stores();
     for namespace in ["shop", "bank"] {
         let resource =
             json!({"metadata": {"name": "default", "namespace": namespace}, "spec": {"mode": "Enforce"}});
-        feeds
-            .zero_trust_mut()
-            .apply_watcher_event(&Event::Apply(serde_json::from_value(resource).unwrap()));
+        stores.mirror.enter(&object::<ZeroTrustNamespace>(resource));
     }
-    feeds.accesses_mut().apply_watcher_event(&Event::Apply(access(1)));
+    stores.mirror.enter(&Some(Arc::new(access(1))));
     let external = json!({"metadata": {"name": "out", "namespace": "bank", "generation": 1},
         "spec": {"podSelector": {}, "egress": [{"to": [{"dnsName": "api.example.com"}]}]}});
-    feeds
-        .externals_mut()
-        .apply_watcher_event(&Event::Apply(serde_json::from_value(external).unwrap()));
+    stores.mirror.enter(&object::<ExternalAccess>(external));
     let queue = Arc::new(Queue::new(Backoff::default()));
     (
         Triggers::new(
-            stores,
+            &stores,
             queue.clone(),
             vec![ObjectKey::new("kube-system", "kube-dns")],
             Arc::new(Names::new(Arc::new(Silent), Limits::default())),
@@ -90,14 +85,18 @@ async fn a_service_matters_where_it_is_granted_and_when_it_is_the_dns() {
             new: object(value),
         })
     };
-    let all = ["bank", "bank/out", "shop", "shop/api"];
-    assert_eq!(queued(&triggers, &queue, service("shop", "api")).await, all);
+    assert_eq!(
+        queued(&triggers, &queue, service("shop", "api")).await,
+        ["bank", "shop", "shop/api"]
+    );
     assert_eq!(
         queued(&triggers, &queue, service("kube-system", "kube-dns")).await,
-        all
+        ["bank", "bank/out", "shop", "shop/api"]
     );
-    assert!(queued(&triggers, &queue, service("shop", "db")).await.is_empty());
-    assert!(queued(&triggers, &queue, service("bank", "api")).await.is_empty());
+    // The namespace tells of Services that nobody is let in to.
+    assert_eq!(queued(&triggers, &queue, service("shop", "db")).await, ["shop"]);
+    assert_eq!(queued(&triggers, &queue, service("bank", "api")).await, ["bank"]);
+    assert!(queued(&triggers, &queue, service("free", "api")).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,13 +173,14 @@ async fn a_pod_matters_when_what_policies_see_of_it_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_namespace_matters_to_all_when_its_labels_change() {
+async fn a_namespace_matters_to_whoever_knows_it_when_its_labels_change() {
     let (triggers, queue) = triggers();
-    let namespace = |team: &str, other: &str| {
+    let called = |name: &str, team: &str, other: &str| {
         object::<Namespace>(
-            json!({"metadata": {"name": "n", "labels": {"team": team}, "annotations": {"other": other}}}),
+            json!({"metadata": {"name": name, "labels": {"team": team}, "annotations": {"other": other}}}),
         )
     };
+    let namespace = |team: &str, other: &str| called("bank", team, other);
     let change = |old, new| Change::Namespace(Versions { old, new });
     assert!(
         queued(
@@ -191,21 +191,21 @@ async fn a_namespace_matters_to_all_when_its_labels_change() {
         .await
         .is_empty()
     );
-    let all = ["bank", "bank/out", "shop", "shop/api"];
+    let change_of = |name| change(called(name, "a", "1"), called(name, "b", "1"));
     assert_eq!(
-        queued(
-            &triggers,
-            &queue,
-            change(namespace("a", "1"), namespace("b", "1"))
-        )
-        .await,
-        all
+        queued(&triggers, &queue, change_of("bank")).await,
+        ["bank", "bank/out", "shop", "shop/api"]
     );
+    assert_eq!(
+        queued(&triggers, &queue, change_of("shop")).await,
+        ["shop", "shop/api"]
+    );
+    assert!(queued(&triggers, &queue, change_of("free")).await.is_empty());
 }
 
 /// The same as [`triggers`], but that `bank` derives its openings from what is there.
 fn deriving() -> (Triggers, Arc<Queue<Key>>) {
-    let (stores, mut feeds) = stores();
+    let (stores, _feeds) = stores();
     let allow = json!({
         "ingressControllers": {"from": [{"namespace": "shop"}]},
         "external": [{"service": "door"}],
@@ -215,18 +215,14 @@ fn deriving() -> (Triggers, Arc<Queue<Key>>) {
     });
     for (namespace, allow) in [("shop", json!({})), ("bank", allow)] {
         let resource = json!({"metadata": {"name": "default", "namespace": namespace}, "spec": {"mode": "Enforce", "allow": allow}});
-        feeds
-            .zero_trust_mut()
-            .apply_watcher_event(&Event::Apply(serde_json::from_value(resource).unwrap()));
+        stores.mirror.enter(&object::<ZeroTrustNamespace>(resource));
     }
     let selecting =
         json!({"metadata": {"name": "api", "namespace": "shop"}, "spec": {"selector": {"app": "api"}}});
-    feeds
-        .services_mut()
-        .apply_watcher_event(&Event::Apply(serde_json::from_value(selecting).unwrap()));
+    stores.mirror.enter(&object::<Service>(selecting));
     let queue = Arc::new(Queue::new(Backoff::default()));
     let names = Arc::new(Names::new(Arc::new(Silent), Limits::default()));
-    (Triggers::new(stores, queue.clone(), Vec::new(), names), queue)
+    (Triggers::new(&stores, queue.clone(), Vec::new(), names), queue)
 }
 
 fn appeared<K: serde::de::DeserializeOwned>(value: serde_json::Value) -> Change
@@ -265,6 +261,7 @@ fn node_at(address: &str) -> serde_json::Value {
 async fn what_openings_are_derived_from_matters_where_they_are() {
     let (triggers, queue) = deriving();
     let (all, nobody) = (vec!["bank", "shop"], Vec::<&str>::new());
+    let (bank, shop) = (vec!["bank"], vec!["shop"]);
     let set = appeared::<StatefulSet>(json!({
         "metadata": {"name": "db", "namespace": "shop"}, "spec": {"selector": {}, "template": {}},
     }));
@@ -286,7 +283,7 @@ async fn what_openings_are_derived_from_matters_where_they_are() {
         (
             "a Service that is named for DNS",
             appeared::<Service>(plain("dns", "main")),
-            &all,
+            &bank,
         ),
         (
             "a Service that may be derived from",
@@ -294,9 +291,9 @@ async fn what_openings_are_derived_from_matters_where_they_are() {
             &all,
         ),
         (
-            "one of a namespace that derives nothing",
+            "one of a namespace that derives nothing, which only tells of it",
             appeared::<Service>(plain("shop", "db")),
-            &nobody,
+            &shop,
         ),
         (
             "the API server's addresses",
@@ -310,12 +307,12 @@ async fn what_openings_are_derived_from_matters_where_they_are() {
         ),
         (
             "those of one without, or unknown",
-            addresses_of("shop", "outside"),
+            addresses_of("bank", "outside"),
             &all,
         ),
         ("what the API server calls there", called_in("bank"), &all),
         ("and elsewhere", called_in("shop"), &nobody),
-        ("a node", appeared::<Node>(node_at("192.0.2.1")), &all),
+        ("a node", appeared::<Node>(node_at("192.0.2.1")), &bank),
         ("a node's heartbeat", unchanged, &nobody),
     ];
     for (what, change, wanted) in cases {
@@ -350,22 +347,7 @@ async fn a_pod_matters_to_whoever_names_the_account_it_runs_as_or_claims() {
         json!({"targetRef": {"name": "api"}, "clients": [{"namespace": "free", "serviceAccount": "cart"}]});
     let access =
         json!({"metadata": {"name": "by-account", "namespace": "shop", "generation": 1}, "spec": spec});
-    let mut stored = triggers.stores.accesses.state();
-    assert_eq!(stored.len(), 1);
-    stored.push(Arc::new(serde_json::from_value(access.clone()).unwrap()));
-    let (stores, mut feeds) = stores();
-    for object in stored {
-        feeds
-            .accesses_mut()
-            .apply_watcher_event(&Event::Apply((*object).clone()));
-    }
-    let triggers = Triggers {
-        stores: Stores {
-            zero_trust: triggers.stores.zero_trust.clone(),
-            ..stores
-        },
-        ..triggers
-    };
+    triggers.mirror.enter(&object::<ServiceAccess>(access));
     let pod = |account: &str, labels: serde_json::Value| {
         let value = json!({"metadata": {"name": "p", "namespace": "free", "labels": labels},
             "spec": {"containers": [], "serviceAccountName": account}});

@@ -1,6 +1,7 @@
 //! What the ZeroTrustBaseline makes of namespaces, case by case.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use kube::ResourceExt;
 use ringfence_crd::{Mode, SameNamespace};
@@ -34,7 +35,7 @@ status: {{phase: Running, podIP: 10.0.0.1, podIPs: [{{ip: 10.0.0.1}}]}}
         ));
     }
     let mut view = view(&format!("{documents}---\n{more}"));
-    view.reserved.insert("ringfence-system".to_owned());
+    view.reserved = Arc::new(["ringfence-system".to_owned()].into());
     view.govern();
     view
 }
@@ -187,7 +188,7 @@ fn a_namespace_may_always_be_stricter_and_inherits_what_it_does_not_say() {
         "",
         &own("mode: Enforce, allow: {dns: {enabled: false}}, acceptEgressFrom: [{namespace: kube-system}]"),
     );
-    let baseline = std::sync::Arc::make_mut(view.baseline.as_mut().unwrap());
+    let baseline = Arc::make_mut(view.baseline.as_mut().unwrap());
     baseline.spec.default_deny.egress = false;
     baseline.spec.allow.same_namespace = SameNamespace::All;
     baseline.spec.allow.monitoring =

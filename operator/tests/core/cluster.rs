@@ -17,10 +17,8 @@ use serde_json::Value;
 
 /// The view of a cluster that holds the objects of these YAML documents.
 pub(crate) fn view(documents: &str) -> ClusterView {
-    let mut view = ClusterView {
-        anchor: Some(anchor()),
-        ..ClusterView::default()
-    };
+    let mut view = ClusterView::default();
+    view.anchor = Some(anchor());
     for document in serde_yaml_ng::Deserializer::from_str(documents) {
         let value = Value::deserialize(document).unwrap();
         if !value.is_null() {
@@ -35,7 +33,7 @@ pub(crate) fn view(documents: &str) -> ClusterView {
 fn deploy(view: &mut ClusterView, deployment: &Value) {
     let (metadata, spec) = (&deployment["metadata"], &deployment["spec"]);
     for replica in 0..spec["replicas"].as_u64().unwrap() {
-        let n = view.pods.values().map(Vec::len).sum::<usize>();
+        let n = view.pods.values().map(|pods| pods.len()).sum::<usize>();
         let mut pod_spec = spec["template"]["spec"].clone();
         pod_spec["nodeName"] = Value::String(format!("node-{n}"));
         let address = format!("10.0.0.{}", n + 1);
@@ -70,8 +68,8 @@ fn api_version(kind: &str) -> &'static str {
     }
 }
 
-/// Puts one object into a view, giving it a UID if it has none.
-pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
+/// An object with what the API server gives it: a UID if it has none, and its group.
+pub(crate) fn complete(mut object: Value) -> Value {
     let kind = object["kind"].as_str().unwrap().to_owned();
     let metadata = &mut object["metadata"];
     if metadata.get("uid").is_none() {
@@ -85,6 +83,13 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
     if object.get("apiVersion").is_none() {
         object["apiVersion"] = api_version(&kind).into();
     }
+    object
+}
+
+/// Puts one object into a view.
+pub(crate) fn insert(view: &mut ClusterView, object: Value) {
+    let object = complete(object);
+    let kind = object["kind"].as_str().unwrap().to_owned();
     fn read<T: serde::de::DeserializeOwned>(object: Value) -> Arc<T> {
         Arc::new(serde_json::from_value(object).unwrap())
     }
@@ -105,8 +110,8 @@ pub(crate) fn insert(view: &mut ClusterView, mut object: Value) {
         "StatefulSet" => view.insert_stateful_set(read(object)),
         "Ingress" => view.insert_ingress(read(object)),
         "HTTPRoute" => view.insert_http_route(read(object)),
-        "PodMonitor" => view.pod_monitors.push(read(object)),
-        "ServiceMonitor" => view.service_monitors.push(read(object)),
+        "PodMonitor" => view.insert_pod_monitor(read(object)),
+        "ServiceMonitor" => view.insert_service_monitor(read(object)),
         "Node" => view.insert_node(&read::<k8s_openapi::api::core::v1::Node>(object)),
         "ValidatingWebhookConfiguration" => {
             let read =
@@ -187,7 +192,7 @@ impl ApiServer {
         policy.metadata.uid = Some(format!("uid-policy-{}", self.next()));
         policy.metadata.resource_version = Some(self.next());
         policy.metadata.managed_fields = Some(vec![written_by(FIELD_MANAGER)]);
-        list.push(Arc::new(policy));
+        list.push_back(Arc::new(policy));
     }
 
     fn replace(&mut self, view: &mut ClusterView, policy: &NetworkPolicy, version: &Version) {

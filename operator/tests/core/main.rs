@@ -7,6 +7,7 @@ mod baseline;
 mod callers;
 mod checklist;
 mod cluster;
+mod concerned;
 mod derived;
 mod dns;
 mod enforced;

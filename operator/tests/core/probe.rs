@@ -345,10 +345,10 @@ fn a_status_that_is_not_of_a_round_keeps_no_result_but_the_time_of_the_last_proo
 /// What the namespace `home`, whose pods run on one node, says when the probe's status is this.
 fn of_home(node: &str, status: Option<Value>) -> (String, String) {
     let mut view = settled();
-    for pods in view.pods.values_mut() {
-        for pod in pods {
-            Arc::make_mut(pod).spec.as_mut().unwrap().node_name = Some(node.to_owned());
-        }
+    let pods: Vec<_> = view.pods.values().flatten().cloned().collect();
+    for mut pod in pods {
+        Arc::make_mut(&mut pod).spec.as_mut().unwrap().node_name = Some(node.to_owned());
+        view.insert_pod(pod);
     }
     view.probe = status.map(|status| {
         let status: EnforcementProbeStatus = serde_json::from_value(status).unwrap();

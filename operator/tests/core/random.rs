@@ -105,11 +105,9 @@ pub(crate) fn wishes() -> impl Strategy<Value = Wishes> {
 
 /// The cluster with these wishes and nothing written yet.
 pub(crate) fn cluster(ground: &Ground, wishes: &Wishes) -> ClusterView {
-    let mut view = ClusterView {
-        anchor: Some(anchor()),
-        stamps_protected: ground.stamps_protected,
-        ..ClusterView::default()
-    };
+    let mut view = ClusterView::default();
+    view.anchor = Some(anchor());
+    view.stamps_protected = ground.stamps_protected;
     for name in [HOME, AWAY, "kube-system"] {
         insert(
             &mut view,

@@ -358,7 +358,7 @@ fn policies_of_others_that_open_covered_pods_are_named() {
 #[test]
 fn policies_of_others_that_repeat_what_is_allowed_anyway_open_nothing() {
     let mut view = settled();
-    let ours: Vec<_> = view.policies["home"].clone();
+    let ours = view.policies["home"].clone();
     assert!(ours.len() > 2);
     for (number, policy) in ours.iter().enumerate() {
         let name = format!("repeats-{number}");
