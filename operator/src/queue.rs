@@ -101,6 +101,12 @@ impl<K: Clone + Ord + Hash> Queue<K> {
         self.changed.notify_waiters();
     }
 
+    /// Whether a key waits, or is being worked on.
+    pub fn holds(&self, key: &K) -> bool {
+        let state = self.lock();
+        state.times.contains_key(key) || state.running.contains(key)
+    }
+
     /// How many keys wait.
     pub fn len(&self) -> usize {
         self.lock().times.len()

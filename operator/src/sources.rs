@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::callbacks::{Callback, Calls};
 use crate::error::Error;
 use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor, StagedKubernetesNetworkPolicy};
-use crate::stores::{Definition, Mirrored, Sink, Versions, forget_managers, keep, named};
+use crate::stores::{Definition, Mirrored, Sink, Versions, forget_managers, keep_managers, named};
 use crate::triggers::Change;
 
 /// A cache's name, and its first list as a future.
@@ -129,9 +129,9 @@ sources! {
         service_monitors: ServiceMonitor, "servicemonitors.monitoring.coreos.com", forget_managers;
         // Ownership is judged by who manages a policy, so here the managers stay.
         /// Policies on trial as Calico knows them, where its API is served from definitions.
-        staged: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.projectcalico.org", keep;
+        staged: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.projectcalico.org", keep_managers;
         /// The same where Calico's own API server serves them, and the definition is of what that one stores.
-        staged_elsewhere: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.crd.projectcalico.org", keep;
+        staged_elsewhere: StagedKubernetesNetworkPolicy, "stagedkubernetesnetworkpolicies.crd.projectcalico.org", keep_managers;
     }
 }
 

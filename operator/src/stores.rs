@@ -56,9 +56,9 @@ pub struct Stores {
     pub pods: Store<Pod>,
     /// Services.
     pub services: Store<Service>,
-    /// NetworkPolicies of any origin, whole.
+    /// NetworkPolicies of any origin, whole but for what each of their managers manages.
     pub policies: Store<NetworkPolicy>,
-    /// AuditNetworkPolicies of any origin, whole.
+    /// AuditNetworkPolicies of any origin, the same.
     pub trials: Store<AuditNetworkPolicy>,
     /// ZeroTrustNamespaces.
     pub zero_trust: Store<ZeroTrustNamespace>,
@@ -259,8 +259,8 @@ impl Feeds {
             Box::pin(sink.feed(every(&client), self.accesses, forget_managers)),
             Box::pin(sink.feed(every(&client), self.namespaces, forget_managers)),
             // Ownership is judged by who manages a policy, so here the managers stay.
-            Box::pin(sink.feed(every(&client), self.policies, keep)),
-            Box::pin(sink.feed(every(&client), self.trials, keep)),
+            Box::pin(sink.feed(every(&client), self.policies, keep_managers)),
+            Box::pin(sink.feed(every(&client), self.trials, keep_managers)),
             Box::pin(sink.feed(every(&client), self.baselines, forget_managers)),
             Box::pin(sink.feed(every(&client), self.services, forget_managers)),
             Box::pin(sink.feed(part_of_ringfence(&client), self.admission, forget_managers)),
@@ -303,6 +303,13 @@ pub(crate) fn named(name: &str) -> watcher::Config {
 }
 
 pub(crate) fn keep<K>(_: &mut K) {}
+
+/// Leaves of the managers who they are. What each of them manages is most of what a policy takes in memory.
+pub(crate) fn keep_managers<K: Resource>(object: &mut K) {
+    for entry in object.managed_fields_mut() {
+        entry.fields_v1 = None;
+    }
+}
 
 pub(crate) fn forget_managers<K: Resource>(object: &mut K) {
     object.managed_fields_mut().clear();

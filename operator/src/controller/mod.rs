@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use kube::Client;
+use ringfence_policy::ObjectKey;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,8 @@ pub struct Controller {
     owed: Owed,
     versions: Mutex<Versions<Key>>,
     newcomers: Mutex<settle::Newcomers>,
+    /// Since when ServiceAccesses wait for their policies without saying so.
+    waiting: Mutex<BTreeMap<ObjectKey, Instant>>,
     /// Writes that the API server refuses, by namespace, until they succeed.
     failures: Mutex<BTreeMap<String, WriteFailure>>,
     /// What there is to say of namespaces that go by the ZeroTrustBaseline alone.
@@ -125,6 +128,7 @@ impl Controller {
             owed,
             versions: Mutex::default(),
             newcomers: Mutex::default(),
+            waiting: Mutex::default(),
             failures: Mutex::default(),
             summaries: Mutex::default(),
         })

@@ -1,6 +1,6 @@
 //! Peers that are ServiceAccounts: by their stamps where these can be relied on, by the addresses of their pods where not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod as ApiPod;
@@ -89,16 +89,19 @@ fn candidates(
     own: &str,
     within: Option<&str>,
 ) -> Vec<Arc<ApiPod>> {
-    let mut namespaces: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for pod in view.concerns.members(account) {
-        if within.is_none_or(|within| within == pod.namespace) {
-            namespaces.entry(pod.namespace).or_default().insert(pod.name);
-        }
-    }
-    namespaces.retain(|namespace, _| peers::reaches(view, peer, own, namespace));
-    let pods = namespaces.iter().flat_map(|(namespace, names)| {
+    let namespaces: BTreeSet<String> = match (within, &peer.namespace, &peer.namespace_selector) {
+        (Some(within), ..) => [within.to_owned()].into(),
+        (None, Some(name), _) => [name.clone()].into(),
+        (None, None, None) => [own.to_owned()].into(),
+        (None, None, Some(_)) => view.concerns.homes(account),
+    };
+    let reached = namespaces
+        .iter()
+        .filter(|namespace| peers::reaches(view, peer, own, namespace));
+    let pods = reached.flat_map(|namespace| {
+        let names = view.concerns.members(account, namespace);
         let all = view.pods.get(namespace).into_iter().flatten();
-        all.filter(|pod| names.contains(&pod.name_any())).cloned()
+        all.filter(move |pod| names.contains(&pod.name_any())).cloned()
     });
     pods.collect()
 }

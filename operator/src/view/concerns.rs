@@ -3,6 +3,7 @@
 //! Candidates may be too many, never too few: whoever asks looks at each of them itself.
 
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 
 use imbl::{OrdMap, OrdSet};
 use k8s_openapi::api::core::v1::Pod;
@@ -31,12 +32,12 @@ pub(crate) struct Concerns {
     pub(crate) to_nodes: OrdSet<String>,
     /// Namespaces by the Services that resolve names for them and no others.
     resolvers: OrdMap<ObjectKey, OrdSet<String>>,
-    /// Pods by what they run as and by what they say that they run as.
-    members: OrdMap<String, OrdSet<ObjectKey>>,
-    /// ServiceAccesses by the accounts that are clients.
-    grants_to_accounts: OrdMap<String, OrdSet<ObjectKey>>,
-    /// Namespaces by the accounts that they open something for.
-    openings_for_accounts: OrdMap<String, OrdSet<String>>,
+    /// Pods by what they run as and by what they say that they run as, and by their namespace: many have the same account.
+    members: OrdMap<(String, String), OrdSet<String>>,
+    /// ServiceAccesses by the accounts that are clients, and by where these may be.
+    grants_to_accounts: OrdMap<String, Reach<ObjectKey>>,
+    /// Namespaces by the accounts that they open something for, and by where these may be.
+    openings_for_accounts: OrdMap<String, Reach<String>>,
     /// Policies by the ServiceAccess that they say they come from.
     claimed: OrdMap<ObjectKey, OrdSet<ObjectKey>>,
 }
@@ -46,8 +47,9 @@ impl Concerns {
         let who = key(access);
         self.grants
             .enter(&who, &who.namespace, access.spec.clients.iter());
-        for name in accounts(access.spec.clients.iter()) {
-            file(&mut self.grants_to_accounts, name, &who);
+        for (name, peer) in accounts(access.spec.clients.iter()) {
+            let reach = self.grants_to_accounts.entry(name).or_default();
+            reach.enter(&who, &who.namespace, std::iter::once(peer));
         }
     }
 
@@ -55,16 +57,19 @@ impl Concerns {
         let who = key(access);
         self.grants
             .leave(&who, &who.namespace, access.spec.clients.iter());
-        for name in accounts(access.spec.clients.iter()) {
-            strike(&mut self.grants_to_accounts, name.as_str(), &who);
+        for (name, peer) in accounts(access.spec.clients.iter()) {
+            if let Some(reach) = self.grants_to_accounts.get_mut(&name) {
+                reach.leave(&who, &who.namespace, std::iter::once(peer));
+            }
         }
     }
 
     pub(super) fn zero_trust_comes(&mut self, namespace: &String, resource: &ZeroTrustNamespace) {
         let allow = &resource.spec.allow;
         self.openings.enter(namespace, namespace, admitted(allow));
-        for name in accounts(allowed_peers(resource)) {
-            file(&mut self.openings_for_accounts, name, namespace);
+        for (name, peer) in accounts(allowed_peers(resource)) {
+            let reach = self.openings_for_accounts.entry(name).or_default();
+            reach.enter(namespace, namespace, std::iter::once(peer));
         }
         let accepted = &resource.spec.accept_egress_from;
         if accepted.iter().any(|peer| peer.namespace_selector.is_some()) {
@@ -84,8 +89,10 @@ impl Concerns {
     pub(super) fn zero_trust_goes(&mut self, namespace: &String, resource: &ZeroTrustNamespace) {
         let allow = &resource.spec.allow;
         self.openings.leave(namespace, namespace, admitted(allow));
-        for name in accounts(allowed_peers(resource)) {
-            strike(&mut self.openings_for_accounts, name.as_str(), namespace);
+        for (name, peer) in accounts(allowed_peers(resource)) {
+            if let Some(reach) = self.openings_for_accounts.get_mut(&name) {
+                reach.leave(namespace, namespace, std::iter::once(peer));
+            }
         }
         for all in [&mut self.acceptors, &mut self.discoverers, &mut self.to_nodes] {
             all.remove(namespace);
@@ -96,14 +103,18 @@ impl Concerns {
     }
 
     pub(super) fn pod_comes(&mut self, pod: &Pod) {
+        let pod_key = key(pod);
         for name in identities(pod) {
-            file(&mut self.members, name.to_owned(), &key(pod));
+            let at = (name.to_owned(), pod_key.namespace.clone());
+            file(&mut self.members, at, &pod_key.name);
         }
     }
 
     pub(super) fn pod_goes(&mut self, pod: &Pod) {
+        let pod_key = key(pod);
         for name in identities(pod) {
-            strike(&mut self.members, name, &key(pod));
+            let at = (name.to_owned(), pod_key.namespace.clone());
+            strike(&mut self.members, &at, &pod_key.name);
         }
     }
 
@@ -119,25 +130,38 @@ impl Concerns {
         }
     }
 
-    /// Pods that run as a ServiceAccount of this name, or may say that they do.
-    pub(crate) fn members(&self, account: &str) -> OrdSet<ObjectKey> {
+    /// Namespaces with pods that run as a ServiceAccount of this name, or may say that they do.
+    pub(crate) fn homes(&self, account: &str) -> BTreeSet<String> {
+        let mut homes = BTreeSet::new();
+        for name in names(account) {
+            let from = self.members.range((name.clone(), String::new())..);
+            let all = from.take_while(|((filed, _), _)| *filed == name);
+            homes.extend(all.map(|((_, namespace), _)| namespace.clone()));
+        }
+        homes
+    }
+
+    /// The pods of a namespace that run as a ServiceAccount of this name, or may say that they do.
+    pub(crate) fn members(&self, account: &str, namespace: &str) -> OrdSet<String> {
         let all = names(account).into_iter();
-        all.filter_map(|name| self.members.get(&name).cloned())
+        all.filter_map(|name| self.members.get(&(name, namespace.to_owned())).cloned())
             .fold(OrdSet::default(), OrdSet::union)
     }
 
     /// ServiceAccesses with a client that a pod runs as, or may say that it does.
     pub(crate) fn grants_to<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a ObjectKey> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         identities(pod)
             .filter_map(|name| self.grants_to_accounts.get(name))
-            .flatten()
+            .flat_map(move |reach| reach.reaching(namespace))
     }
 
     /// Namespaces that open something for an account that a pod runs as, or may say that it does.
     pub(crate) fn openings_for<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = &'a String> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
         identities(pod)
             .filter_map(|name| self.openings_for_accounts.get(name))
-            .flatten()
+            .flat_map(move |reach| reach.reaching(namespace))
     }
 
     /// Namespaces that name a Service to resolve names for them.
@@ -218,11 +242,10 @@ where
     }
 }
 
-/// The names by which the accounts among peers are filed.
-fn accounts<'a>(peers: impl Iterator<Item = &'a Peer>) -> impl Iterator<Item = String> {
-    peers
-        .filter_map(|peer| peer.service_account.as_deref())
-        .flat_map(names)
+/// The peers that are accounts, by the names under which these are filed.
+fn accounts<'a>(peers: impl Iterator<Item = &'a Peer>) -> impl Iterator<Item = (String, &'a Peer)> {
+    let named = peers.filter_map(|peer| Some((peer.service_account.as_deref()?, peer)));
+    named.flat_map(|(account, peer)| names(account).into_iter().map(move |name| (name, peer)))
 }
 
 /// A ServiceAccount's name, and what stands in the first label of its stamp.
