@@ -8,7 +8,8 @@ use crate::{
     ZeroTrustNamespace,
 };
 
-const HEADER: &str =
+/// What stands above everything that is generated.
+pub(crate) const HEADER: &str =
     "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
 
 /// Every file of `config/crd`: its name and its content, in the order of the names.
@@ -46,6 +47,7 @@ pub(crate) fn definitions() -> Vec<Value> {
     .map(|definition| {
         let mut value = serde_json::to_value(definition).unwrap_or_default();
         strip_nullable(&mut value);
+        strip_defaults_of_items(&mut value, false);
         label(&mut value);
         value
     })
@@ -62,6 +64,26 @@ fn strip_nullable(value: &mut Value) {
             fields.values_mut().for_each(strip_nullable);
         }
         Value::Array(items) => items.iter_mut().for_each(strip_nullable),
+        _ => {}
+    }
+}
+
+/// A default that the API server enters into an item of a list makes the list another one than what was written, for whoever
+/// compares the two and takes lists for values, as Argo CD does. What is left out there is read as the default all the same.
+fn strip_defaults_of_items(value: &mut Value, inside: bool) {
+    match value {
+        Value::Object(fields) => {
+            // A property may be called `default`: its value is a schema, and a default is none here.
+            if inside && fields.contains_key("type") {
+                fields.remove("default");
+            }
+            for (key, value) in fields {
+                strip_defaults_of_items(value, inside || key == "items");
+            }
+        }
+        Value::Array(items) => items
+            .iter_mut()
+            .for_each(|item| strip_defaults_of_items(item, inside)),
         _ => {}
     }
 }

@@ -132,7 +132,7 @@ pub struct ExternalPort {
     #[schemars(schema_with = "port_number_schema")]
     pub end_port: Option<u16>,
 
-    /// Transport protocol of the port.
+    /// Transport protocol of the port; TCP if it is left out.
     #[serde(default)]
     pub protocol: TransportProtocol,
 }

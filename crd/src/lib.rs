@@ -20,6 +20,7 @@
 )]
 
 mod access;
+mod argocd;
 mod audit;
 mod baseline;
 mod conditions;
@@ -36,6 +37,7 @@ mod selector;
 mod status;
 
 pub use access::{ServiceAccess, ServiceAccessSpec, TargetKind, TargetRef};
+pub use argocd::{HEALTH_KINDS, argocd};
 pub use audit::{AuditNetworkPolicy, AuditNetworkPolicySpec};
 pub use baseline::{
     BaselineNamespaces, Freedom, NEVER_COVERED, TroubledNamespace, ZeroTrustBaseline, ZeroTrustBaselineSpec,

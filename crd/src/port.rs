@@ -43,7 +43,7 @@ pub struct PodPort {
     #[schemars(schema_with = "pod_port_schema")]
     pub port: IntOrString,
 
-    /// Transport protocol of the port.
+    /// Transport protocol of the port; TCP if it is left out.
     #[serde(default)]
     pub protocol: TransportProtocol,
 }

@@ -37,6 +37,13 @@ fn committed_definitions_are_what_the_types_say() {
 }
 
 #[test]
+fn what_argo_cd_is_told_is_generated_from_one_script() {
+    for (name, text) in ringfence_crd::argocd() {
+        check(&format!("config/argocd/{name}"), &text);
+    }
+}
+
+#[test]
 fn the_api_reference_is_what_the_types_say() {
     check("docs/api.md", &ringfence_crd::reference());
 }
@@ -51,6 +58,32 @@ fn every_field_has_a_word_for_those_who_ask_kubectl_explain() {
             undescribed(&schema["properties"][part], part, &mut silent);
         }
         assert!(silent.is_empty(), "{name}: no description of {silent:?}");
+    }
+}
+
+#[test]
+fn no_list_holds_more_than_what_was_written() {
+    for (name, text) in ringfence_crd::generate() {
+        let definition: Value = serde_yaml_ng::from_str(&text).unwrap();
+        let mut found = Vec::new();
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        defaults_of_items(&schema["properties"]["spec"], "spec", false, &mut found);
+        assert!(
+            found.is_empty(),
+            "{name}: {found:?} are entered into items of lists"
+        );
+    }
+}
+
+fn defaults_of_items(schema: &Value, path: &str, inside: bool, found: &mut Vec<String>) {
+    if inside && schema.get("default").is_some() {
+        found.push(path.to_owned());
+    }
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        defaults_of_items(property, &format!("{path}.{name}"), inside, found);
+    }
+    if let Some(items) = schema.get("items") {
+        defaults_of_items(items, &format!("{path}[]"), true, found);
     }
 }
 
