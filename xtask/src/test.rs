@@ -54,6 +54,8 @@ enum Need {
     ApiServer,
     /// Everything that a cluster runs, built from its sources.
     Cluster,
+    /// Argo CD, built from its sources, and what it needs beside it.
+    Gitops,
     /// The upstream end-to-end suite, built from its sources.
     UpstreamSuite,
 }
@@ -100,6 +102,8 @@ const STAGES: &[Stage] = &[
             "scenarios",
             "--test",
             "cluster",
+            "--test",
+            "gitops",
             "--test",
             "upstream",
             "--",
@@ -176,6 +180,12 @@ const STAGES: &[Stage] = &[
         about: "the product on a real cluster",
         needs: &[Need::Packages, Need::Cluster],
         checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "cluster"]),
+    },
+    Stage {
+        name: "gitops",
+        about: "the product through Argo CD, from a Git repository, on a real cluster",
+        needs: &[Need::Packages, Need::Cluster, Need::Gitops],
+        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "gitops"]),
     },
     Stage {
         name: "upstream",
@@ -273,6 +283,10 @@ fn provide(need: Need) -> Result<()> {
         Need::Clock => testbed::ensure_installed(testbed::FOR_STORMS, &progress),
         Need::ApiServer => testbed::Binaries::ensure(testbed::API_SERVER_TOOLS, &progress).map(drop),
         Need::Cluster => testbed::Binaries::ensure(testbed::CLUSTER_TOOLS, &progress).map(drop),
+        Need::Gitops => {
+            testbed::ensure_installed(testbed::FOR_GITOPS, &progress)?;
+            testbed::Binaries::ensure(testbed::GITOPS_TOOLS, &progress).map(drop)
+        }
         Need::UpstreamSuite => testbed::Binaries::ensure(testbed::E2E_TOOLS, &progress).map(drop),
     }
 }

@@ -1,19 +1,19 @@
 //! The enforcers' processes: what they cost.
 
-use std::fs;
 use std::net::SocketAddr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 use ringfence_tests::deploy::enforcer_process;
 use ringfence_tests::kube_objects::kubectl;
 use ringfence_tests::probe;
 use ringfence_tests::testbed::{Cluster, Node};
 
-use crate::print::Figures;
+use crate::common::figures::Figures;
+use crate::common::process::{cpu_of, memory_of};
 
 /// When a restart is given up.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -68,12 +68,7 @@ impl<'a> Enforcers<'a> {
 
     /// The most that one of them holds in memory, in MB.
     pub(crate) fn memory(&self) -> Result<f64> {
-        let sizes = self.nodes.iter().map(|node| {
-            let status = fs::read_to_string(format!("/proc/{}/status", enforcer_process(node)?))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-            let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
-            kilobytes.map(|kb| kb / 1000.0).context("no memory figure")
-        });
+        let sizes = self.nodes.iter().map(|node| memory_of(enforcer_process(node)?));
         sizes
             .collect::<Result<Vec<f64>>>()
             .map(|sizes| sizes.into_iter().fold(0.0, f64::max))
@@ -131,18 +126,4 @@ impl<'a> Enforcers<'a> {
         }
         bail!("the enforcer of {} did not come back", node.name)
     }
-}
-
-fn cpu_of(pid: i32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("read the enforcer's time")?;
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    // utime, stime, cutime, cstime
-    let ticks: u64 = fields
-        .split_ascii_whitespace()
-        .skip(11)
-        .take(4)
-        .filter_map(|ticks| ticks.parse::<u64>().ok())
-        .sum();
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock ticks")?;
-    Ok(Duration::from_millis(ticks * 1000 / u64::try_from(per_second)?))
 }

@@ -6,18 +6,16 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Client, Config};
+use kube::Client;
+use kube::api::{Patch, PatchParams};
 use ringfence_tests::testbed::Cluster;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use crate::common::api::{AT_ONCE, connect, create, each};
+
 const NAMESPACES: usize = 50;
 const PODS_PER_NODE: usize = 100;
-/// Requests that are under way at once.
-const AT_ONCE: usize = 32;
 
 /// The API server, for many requests.
 pub(crate) struct Api {
@@ -28,11 +26,7 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn connect(cluster: &Cluster) -> Result<Self> {
         let runtime = Runtime::new().context("start a runtime")?;
-        let client = runtime.block_on(async {
-            let kubeconfig = Kubeconfig::read_from(cluster.kubeconfig())?;
-            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
-            Ok::<_, anyhow::Error>(Client::try_from(config)?)
-        })?;
+        let client = runtime.block_on(connect(&cluster.kubeconfig()))?;
         Ok(Self { runtime, client })
     }
 
@@ -41,25 +35,25 @@ impl Api {
     pub(crate) fn fill(&self, pods: usize, policies: usize) -> Result<()> {
         self.runtime.block_on(async {
             let namespaces: kube::Api<Namespace> = kube::Api::all(self.client.clone());
-            self.create(NAMESPACES, |number| (namespaces.clone(), namespace(number)))
+            create(NAMESPACES, |number| (namespaces.clone(), namespace(number)))
                 .await?;
             let nodes: kube::Api<Node> = kube::Api::all(self.client.clone());
-            self.create(pods.div_ceil(PODS_PER_NODE), |number| (nodes.clone(), node(number)))
+            create(pods.div_ceil(PODS_PER_NODE), |number| (nodes.clone(), node(number)))
                 .await?;
-            self.create(policies, |number| {
+            create(policies, |number| {
                 let namespace = namespace_of(number);
                 (kube::Api::<NetworkPolicy>::namespaced(self.client.clone(), &namespace), policy(number))
             })
             .await?;
-            self.create(pods, |number| (self.pods(number), pod(number))).await?;
-            let patches = stream::iter(0..pods).map(|number| async move {
+            create(pods, |number| (self.pods(number), pod(number))).await?;
+            each(pods, |number| async move {
                 let running = json!({"status": {"phase": "Running", "podIP": address(number), "podIPs": [{"ip": address(number)}]}});
                 let name = pod_name(number);
                 let patch = Patch::Merge(running);
-                self.pods(number).patch_status(&name, &PatchParams::default(), &patch).await
-            });
-            patches.buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
-            Ok(())
+                self.pods(number).patch_status(&name, &PatchParams::default(), &patch).await?;
+                Ok(())
+            })
+            .await
         })
     }
 
@@ -92,28 +86,6 @@ impl Api {
 
     fn pods(&self, number: usize) -> kube::Api<Pod> {
         kube::Api::namespaced(self.client.clone(), &namespace_of(number))
-    }
-
-    /// Creates objects that are not there yet.
-    async fn create<K>(&self, count: usize, object: impl Fn(usize) -> (kube::Api<K>, Value)) -> Result<()>
-    where
-        K: Clone + std::fmt::Debug + DeserializeOwned + serde::Serialize,
-    {
-        let requests = stream::iter(0..count).map(|number| {
-            let (api, value) = object(number);
-            async move {
-                let object: K = serde_json::from_value(value)?;
-                match api.create(&PostParams::default(), &object).await {
-                    Ok(_) => Ok(()),
-                    Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-                    Err(error) => Err(anyhow::Error::from(error)),
-                }
-            }
-        });
-        requests
-            .buffer_unordered(AT_ONCE)
-            .try_for_each(|()| async { Ok(()) })
-            .await
     }
 }
 

@@ -13,19 +13,22 @@
 //!
 //! `RINGFENCE_BENCH_PODS`, `_POLICIES`, `_CHANGES` and `_SECONDS` set the size; `_KEEP` leaves the cluster up.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod enforcer;
 mod fill;
 mod path;
-mod print;
 
 use std::env;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use common::figures::{Figures, line};
+use common::number;
 use enforcer::Enforcers;
 use fill::Api;
 use path::Lab;
-use print::{Figures, line};
+
 use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, Progress, step};
 
 const CLUSTER: &str = "scale";
@@ -46,17 +49,6 @@ impl Size {
             changes: number("CHANGES", 100)?,
             storm: Duration::from_secs(number("SECONDS", 60)?),
         })
-    }
-}
-
-fn number<T: std::str::FromStr>(name: &str, default: T) -> Result<T> {
-    let name = format!("RINGFENCE_BENCH_{name}");
-    match env::var(&name) {
-        Err(_) => Ok(default),
-        Ok(text) => text
-            .parse()
-            .ok()
-            .with_context(|| format!("{name}={text}: give a whole number")),
     }
 }
 

@@ -36,6 +36,7 @@ pub struct Tool {
 enum Module {
     ControlPlane,
     Dns,
+    Gitops,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,7 @@ impl Module {
         let name = match self {
             Self::ControlPlane => "control-plane",
             Self::Dns => "dns",
+            Self::Gitops => "gitops",
         };
         Path::new(env!("CARGO_MANIFEST_DIR")).join("testbed").join(name)
     }
@@ -89,6 +91,23 @@ pub(crate) const COREDNS: Tool = Tool {
     module: Module::Dns,
     kind: Kind::Program,
 };
+/// Argo CD: one program for all of its roles.
+pub(crate) const ARGOCD: Tool = Tool {
+    name: "argocd",
+    package: "github.com/argoproj/argo-cd/v3/cmd",
+    module: Module::Gitops,
+    kind: Kind::Program,
+};
+/// kustomize, which Argo CD starts.
+pub(crate) const KUSTOMIZE: Tool = Tool {
+    name: "kustomize",
+    package: "sigs.k8s.io/kustomize/kustomize/v5",
+    module: Module::Gitops,
+    kind: Kind::Program,
+};
+/// What Argo CD beside a cluster needs.
+pub const GITOPS_TOOLS: &[Tool] = &[ARGOCD, KUSTOMIZE];
+
 /// The runner of the upstream end-to-end suite: it runs specs side by side.
 pub const GINKGO: Tool = kubernetes("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo");
 /// The upstream end-to-end suite. Takes minutes to build and is not part of a cluster.
@@ -123,6 +142,7 @@ pub const CLUSTER_TOOLS: &[Tool] = &[
 pub struct Binaries {
     control_plane: PathBuf,
     dns: PathBuf,
+    gitops: PathBuf,
 }
 
 impl Binaries {
@@ -136,11 +156,12 @@ impl Binaries {
         let binaries = Self {
             control_plane: cache.join(format!("control-plane-{}", key(Module::ControlPlane, &go)?)),
             dns: cache.join(format!("dns-{}", key(Module::Dns, &go)?)),
+            gitops: cache.join(format!("gitops-{}", key(Module::Gitops, &go)?)),
         };
         if tools.iter().all(|tool| binaries.path(*tool).exists()) {
             return Ok(binaries);
         }
-        for dir in [&binaries.control_plane, &binaries.dns] {
+        for dir in [&binaries.control_plane, &binaries.dns, &binaries.gitops] {
             fs::create_dir_all(dir).with_context(|| format!("make cache folder {}", dir.display()))?;
         }
         let _lock = lock(&cache)?;
@@ -175,8 +196,14 @@ impl Binaries {
         match module {
             Module::ControlPlane => &self.control_plane,
             Module::Dns => &self.dns,
+            Module::Gitops => &self.gitops,
         }
     }
+}
+
+/// The folder of the module that Argo CD is built by.
+pub(crate) fn gitops_module() -> PathBuf {
+    Module::Gitops.dir()
 }
 
 /// Two builds at once would only take the processor from each other, and may be building the same.
@@ -249,7 +276,7 @@ mod tests {
 
     #[test]
     fn every_tool_of_a_cluster_is_pinned_by_its_module() {
-        for tool in CLUSTER_TOOLS {
+        for tool in CLUSTER_TOOLS.iter().chain(GITOPS_TOOLS) {
             let text = fs::read_to_string(tool.module.dir().join("go.mod")).unwrap();
             assert!(
                 text.lines()

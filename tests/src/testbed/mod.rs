@@ -23,6 +23,7 @@ mod command;
 mod control_plane;
 mod dns;
 mod draft;
+mod gitops;
 mod images;
 mod kubeconfig;
 mod leash;
@@ -54,12 +55,14 @@ use serde_json::Value;
 
 pub use api_server::ApiServer;
 pub use build::{
-    API_SERVER_TOOLS, Binaries, CLUSTER_TOOLS, E2E_TEST, E2E_TOOLS, GINKGO, KUBERNETES_VERSION, Tool,
+    API_SERVER_TOOLS, Binaries, CLUSTER_TOOLS, E2E_TEST, E2E_TOOLS, GINKGO, GITOPS_TOOLS, KUBERNETES_VERSION,
+    Tool,
 };
+pub use gitops::{ArgoCd, NAMESPACE as ARGOCD_NAMESPACE, Repository};
 pub use images::{AGNHOST_IMAGE, AGNHOST_UPSTREAM};
 pub use netns::exec_in_netns;
 pub use options::{ClusterName, ClusterOptions, IpFamily, Iptables, MAX_NODES, ProxyMode};
-pub use packages::{FOR_CLUSTER, FOR_IMAGES, FOR_STORMS, ensure_installed, require_root};
+pub use packages::{FOR_CLUSTER, FOR_GITOPS, FOR_IMAGES, FOR_STORMS, ensure_installed, require_root};
 pub use paths::cache_dir;
 pub use progress::{Console, Progress, Silent, step};
 pub use wait::until;

@@ -26,6 +26,9 @@ pub const FOR_CLUSTER: &[&str] = &[
 /// Debian packages that storms need: a library that sets the clock of one program.
 pub const FOR_STORMS: &[&str] = &["libfaketime"];
 
+/// Debian packages that Argo CD beside a cluster needs.
+pub const FOR_GITOPS: &[&str] = &["git", "redis-server"];
+
 /// Debian packages that building the images needs.
 pub const FOR_IMAGES: &[&str] = &["debootstrap"];
 
