@@ -1,6 +1,7 @@
 //! `cargo xtask cluster`: thin over [`ringfence_tests::testbed`].
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
@@ -28,6 +29,8 @@ enum Action {
     Kubectl(Passed),
     /// Run a program on a node: `node node-1 iptables-save`.
     Node(OnNode),
+    /// Put images on every node: `load target/images/*.tar`.
+    Load(Images),
     /// Build the binaries into the cache without starting anything.
     Build(BuildArguments),
 }
@@ -80,6 +83,15 @@ struct OnNode {
 }
 
 #[derive(Debug, Args)]
+struct Images {
+    #[command(flatten)]
+    name: Name,
+    /// Archives of images, as `cargo xtask images` writes them.
+    #[arg(required = true)]
+    archives: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 struct BuildArguments {
     /// Also build the upstream end-to-end suite.
     #[arg(long)]
@@ -104,6 +116,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             command.args(arguments);
             pass(command)
         }
+        Action::Load(arguments) => load(arguments),
         Action::Build(arguments) => build(arguments),
     }
 }
@@ -168,6 +181,15 @@ fn status(name: &ClusterName) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn load(arguments: &Images) -> Result<ExitCode> {
+    let cluster = Cluster::attach(arguments.name.name.as_str())?;
+    for archive in &arguments.archives {
+        cluster.load_image(archive)?;
+        println!("{} is on every node", archive.display());
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn build(arguments: &BuildArguments) -> Result<ExitCode> {
