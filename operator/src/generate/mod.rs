@@ -155,10 +155,12 @@ pub enum Problem {
         /// The Service.
         service: ObjectKey,
     },
-    /// A client's namespace denies egress and does not accept grants from the origin's namespace.
+    /// A client's namespace denies egress and does not accept grants from another.
     PendingConsent {
         /// The client's namespace.
         namespace: String,
+        /// The namespace that grants.
+        grantor: String,
     },
     /// A namespace named does not exist (yet).
     NamespaceNotFound {

@@ -178,6 +178,7 @@ pub(crate) fn obstacle(view: &ClusterView, namespace: &str, grantor: &str) -> Op
     let closed = view.denied(namespace).egress && !consents(view, namespace, grantor);
     closed.then(|| Problem::PendingConsent {
         namespace: namespace.to_owned(),
+        grantor: grantor.to_owned(),
     })
 }
 

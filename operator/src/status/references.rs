@@ -56,7 +56,6 @@ fn rank(reason: Reason) -> u8 {
 }
 
 fn explained(origin: &Origin, problem: &Problem) -> Option<(Reason, String)> {
-    let grantor = &origin.key.namespace;
     Some(match problem {
         Problem::TargetNotFound { service } => (
             Reason::TargetNotFound,
@@ -72,11 +71,12 @@ fn explained(origin: &Origin, problem: &Problem) -> Option<(Reason, String)> {
             Reason::UnsupportedService,
             format!("Service {service} {}", unsupported(*why)),
         ),
-        Problem::PendingConsent { namespace } => (
+        Problem::PendingConsent { namespace, grantor } => (
             Reason::PendingConsent,
             format!(
                 "Namespace {namespace} denies egress and does not accept grants from {grantor}: add {grantor} to \
-                 spec.acceptEgressFrom of ZeroTrustNamespace {namespace}/default."
+                 spec.acceptEgressFrom of ZeroTrustNamespace {namespace}/default, or of the ZeroTrustBaseline where it goes \
+                 by that."
             ),
         ),
         Problem::NamespaceNotFound { namespace } => (

@@ -256,3 +256,30 @@ fn the_baseline_sums_up_its_namespaces_and_names_those_in_trouble() {
     );
     assert_eq!(ready(&opened).0, "True", "Covered does not change it");
 }
+
+#[test]
+fn a_namespace_that_goes_by_the_baseline_is_named_where_consent_is_missing() {
+    let mut view = cluster("", "");
+    let baseline = Arc::make_mut(view.baseline.as_mut().unwrap());
+    baseline.spec.allow.monitoring =
+        Some(serde_json::from_value(serde_json::json!({"from": [{"namespace": "legacy"}]})).unwrap());
+    view.govern();
+    let generated = generated(&view, "shop");
+    let status = namespace_status(&NamespaceInput {
+        view: &view,
+        resource: view.effective("shop").unwrap(),
+        generated: &generated,
+        failures: &[],
+        now: at(0),
+    });
+    let mut conditions = status.conditions.iter();
+    let unmet = conditions
+        .find(|condition| condition.reason == "PendingConsent")
+        .unwrap();
+    for words in [
+        "Namespace legacy denies egress",
+        "add shop to spec.acceptEgressFrom",
+    ] {
+        assert!(unmet.message.contains(words), "{}", unmet.message);
+    }
+}

@@ -72,8 +72,11 @@ fn ingress_controllers_reach_the_back_ends_of_routes_and_nothing_else() {
         &ROUTES.replace("acceptEgressFrom: [{namespace: home}]", "acceptEgressFrom: []"),
     );
     assert!(spec(&generated(&unasked, "away").policies, "controllers-egress").is_empty());
-    let namespace = "away".to_owned();
-    assert!(found(&unasked).contains(&Problem::PendingConsent { namespace }));
+    let unmet = Problem::PendingConsent {
+        namespace: "away".to_owned(),
+        grantor: "home".to_owned(),
+    };
+    assert!(found(&unasked).contains(&unmet));
 }
 
 const SCRAPED: &str = "

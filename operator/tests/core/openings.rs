@@ -67,7 +67,8 @@ spec: {{mode: Enforce, allow: {{dns: {{enabled: false}}}}{more}}}
     assert_eq!(
         problems(&refused, "far"),
         [Problem::PendingConsent {
-            namespace: "away".to_owned()
+            namespace: "away".to_owned(),
+            grantor: "home".to_owned(),
         }]
     );
     assert!(spec(&generated(&refused, "away").policies, "access-egress").is_empty());
