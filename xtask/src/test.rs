@@ -145,7 +145,7 @@ const STAGES: &[Stage] = &[
     },
     Stage {
         name: "api",
-        about: "probes, the CRDs and the operator against a real API server",
+        about: "probes, the CRDs, the operator and what the documentation shows against a real API server",
         needs: &[Need::Packages, Need::ApiServer],
         checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--no-fail-fast"]),
     },
