@@ -99,6 +99,10 @@ impl Drop for Flow {
 impl Shared {
     fn hear(&self, bytes: &[u8; MESSAGE], next: &mut u64) {
         let (_, count) = read(bytes);
+        // Before the first one there was no conversation: a Service's rules come a moment after the Service.
+        if self.heard.load(Ordering::Relaxed) == 0 {
+            *next = count;
+        }
         self.missing
             .fetch_add(count.saturating_sub(*next), Ordering::Relaxed);
         *next = count + 1;
