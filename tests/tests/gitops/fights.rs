@@ -43,10 +43,8 @@ pub(crate) fn an_edited_policy_is_repaired(lab: &Lab) -> Result<()> {
         "-o",
         "name",
     ])?;
-    let policy = names
-        .lines()
-        .next()
-        .context("no policy is generated for the grant")?;
+    let mut ingress = names.lines().filter(|name| name.contains("access-ingress"));
+    let policy = ingress.next().context("no ingress is generated for the grant")?;
     let before = syncs(lab, ZERO_TRUST)?;
     let edit = r#"{"spec":{"ingress":[{}]}}"#;
     lab.kubectl(&["-n", "shop", "patch", policy, "--type=merge", "-p", edit])?;
