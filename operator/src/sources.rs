@@ -19,7 +19,6 @@ use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::runtime::reflector::{self, Lookup, Store, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::callbacks::{Callback, Calls};
@@ -199,16 +198,7 @@ async fn optional<K>(
     settled: watch::Sender<Presence>,
 ) -> Result<(), Error>
 where
-    K: Lookup
-        + Resource<DynamicType = ()>
-        + Mirrored
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
-    <K as Lookup>::DynamicType: Default + Eq + Hash + Clone,
+    K: Mirrored,
     Change: From<Versions<K>>,
 {
     let store = writer.as_reader();

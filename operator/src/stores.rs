@@ -171,14 +171,6 @@ pub fn stores() -> (Stores, Feeds) {
 }
 
 impl Stores {
-    /// The ZeroTrustBaseline, if there is one and it is not being deleted.
-    #[must_use]
-    pub fn baseline_in_force(&self) -> Option<Arc<ZeroTrustBaseline>> {
-        self.baselines.find(|baseline| {
-            baseline.name_any() == ringfence_crd::SINGLETON && baseline.metadata.deletion_timestamp.is_none()
-        })
-    }
-
     /// Waits until every cache has had its first list. `waiting` is told, whenever it changes, for which one.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub(crate) use api_server::service as api_server_service;
 pub(crate) use crossing::{admitted, allowed_peers};
 pub use endpoints::service_of;
 pub(crate) use external_access::judged;
-pub(crate) use monitoring::PASSING_LABELS;
+pub(crate) use monitoring::{PASSING_LABELS, discovers};
 pub use monitoring::{PORT_ANNOTATION, SCRAPE_ANNOTATION};
 pub(crate) use peers::{consents, reached};
 pub(crate) use service::backends;

@@ -7,7 +7,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicyPort;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
-use ringfence_crd::{MetricsSource, Monitoring, ZeroTrustNamespace};
+use ringfence_crd::{Allow, MetricsSource, Monitoring, ZeroTrustNamespace};
 use ringfence_policy::{Labels, Protocol, Selector};
 
 use super::backend::{Target, behind};
@@ -59,6 +59,12 @@ pub(crate) fn offers(view: &ClusterView, resource: &ZeroTrustNamespace) -> (Vec<
         problems.extend(unclear);
     }
     (offers, problems)
+}
+
+/// Whether metrics ports are found by such objects.
+pub(crate) fn discovers(allow: &Allow, source: MetricsSource) -> bool {
+    let monitoring = allow.monitoring.as_ref();
+    monitoring.is_some_and(|wanted| wanted.discover.contains(&source))
 }
 
 fn pod_ports(monitoring: &Monitoring) -> PortSet {

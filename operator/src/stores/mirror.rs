@@ -2,6 +2,7 @@
 //! object.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use k8s_openapi::api::admissionregistration::v1::{
@@ -13,10 +14,13 @@ use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, NetworkPolicy, ServiceCIDR};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
-use kube::ResourceExt;
+use kube::runtime::reflector;
+use kube::{Resource, ResourceExt};
 use ringfence_crd::{
     AuditNetworkPolicy, ExternalAccess, ServiceAccess, ZeroTrustBaseline, ZeroTrustNamespace,
 };
+
+use serde::de::DeserializeOwned;
 
 use super::{Definition, ZERO_TRUST_DEFINITION};
 use crate::controller::anchor_of;
@@ -57,7 +61,16 @@ impl Mirror {
 }
 
 /// An object of a kind that is watched.
-pub trait Mirrored {
+pub trait Mirrored:
+    reflector::Lookup<DynamicType = ()>
+    + Resource<DynamicType = ()>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
     /// It is there from now on, in place of one of the same name.
     fn comes(self: &Arc<Self>, view: &mut ClusterView);
     /// It is gone.

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use kube::Resource;
-use kube::runtime::reflector::{Lookup, ObjectRef, Store, store::Writer};
+use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
-use serde::de::DeserializeOwned;
 
 use super::mirror::{Mirror, Mirrored};
 use crate::error::{Error, watch_message};
@@ -49,16 +48,7 @@ impl Sink {
         trim: fn(&mut K),
     ) -> Result<(), Error>
     where
-        K: Lookup
-            + Resource<DynamicType = ()>
-            + Mirrored
-            + Clone
-            + Debug
-            + DeserializeOwned
-            + Send
-            + Sync
-            + 'static,
-        <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
+        K: Mirrored,
         Change: From<Versions<K>>,
     {
         let store = writer.as_reader();
@@ -97,8 +87,7 @@ impl Sink {
         event: &watcher::Event<K>,
     ) -> Option<Change>
     where
-        K: Lookup + Mirrored + Clone + 'static,
-        <K as Lookup>::DynamicType: Default + Eq + std::hash::Hash + Clone,
+        K: Mirrored,
         Change: From<Versions<K>>,
     {
         // Whoever decides sees the cache and what it adds up to change together.

@@ -19,7 +19,7 @@ use super::concerned::Concerned;
 use super::{Change, SOON, either, spec_changed};
 use crate::callbacks::{Callback, Calls};
 use crate::foreign::{HTTPRoute, PodMonitor, ServiceMonitor, StagedKubernetesNetworkPolicy};
-use crate::generate::{SCRAPE_ANNOTATION, api_server_service, service_of};
+use crate::generate::{SCRAPE_ANNOTATION, api_server_service, discovers, service_of};
 use crate::stores::Versions;
 
 /// Whose business a change of a source is.
@@ -229,9 +229,4 @@ pub(super) fn derives_from_services(allow: &Allow) -> bool {
         || allow.webhooks.is_some()
         || !allow.external.is_empty()
         || discovers(allow, MetricsSource::ServiceMonitors)
-}
-
-fn discovers(allow: &Allow, source: MetricsSource) -> bool {
-    let monitoring = allow.monitoring.as_ref();
-    monitoring.is_some_and(|wanted| wanted.discover.contains(&source))
 }

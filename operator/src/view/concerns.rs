@@ -9,12 +9,12 @@ use imbl::{OrdMap, OrdSet};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
-use ringfence_crd::{Allow, MetricsSource, Peer, ServiceAccess, ServiceName, ZeroTrustNamespace};
+use ringfence_crd::{MetricsSource, Peer, ServiceAccess, ServiceName, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 
 use super::key;
 use crate::accounts::{STAMP_LABEL, account_of, stamp};
-use crate::generate::{admitted, allowed_peers};
+use crate::generate::{admitted, allowed_peers, discovers};
 use crate::names::{Origin, OriginKind};
 
 /// The candidates.
@@ -47,35 +47,41 @@ impl Concerns {
         let who = key(access);
         self.grants
             .enter(&who, &who.namespace, access.spec.clients.iter());
-        for (name, peer) in accounts(access.spec.clients.iter()) {
-            let reach = self.grants_to_accounts.entry(name).or_default();
-            reach.enter(&who, &who.namespace, std::iter::once(peer));
-        }
+        enter_accounts(
+            &mut self.grants_to_accounts,
+            &who,
+            &who.namespace,
+            access.spec.clients.iter(),
+        );
     }
 
     pub(super) fn access_goes(&mut self, access: &ServiceAccess) {
         let who = key(access);
         self.grants
             .leave(&who, &who.namespace, access.spec.clients.iter());
-        for (name, peer) in accounts(access.spec.clients.iter()) {
-            if let Some(reach) = self.grants_to_accounts.get_mut(&name) {
-                reach.leave(&who, &who.namespace, std::iter::once(peer));
-            }
-        }
+        leave_accounts(
+            &mut self.grants_to_accounts,
+            &who,
+            &who.namespace,
+            access.spec.clients.iter(),
+        );
     }
 
     pub(super) fn zero_trust_comes(&mut self, namespace: &String, resource: &ZeroTrustNamespace) {
         let allow = &resource.spec.allow;
         self.openings.enter(namespace, namespace, admitted(allow));
-        for (name, peer) in accounts(allowed_peers(resource)) {
-            let reach = self.openings_for_accounts.entry(name).or_default();
-            reach.enter(namespace, namespace, std::iter::once(peer));
-        }
+        enter_accounts(
+            &mut self.openings_for_accounts,
+            namespace,
+            namespace,
+            allowed_peers(resource),
+        );
         let accepted = &resource.spec.accept_egress_from;
         if accepted.iter().any(|peer| peer.namespace_selector.is_some()) {
             self.acceptors.insert(namespace.clone());
         }
-        if discovers_by_monitors(allow) {
+        let monitors = [MetricsSource::PodMonitors, MetricsSource::ServiceMonitors];
+        if monitors.iter().any(|source| discovers(allow, *source)) {
             self.discoverers.insert(namespace.clone());
         }
         if !allow.external.is_empty() {
@@ -89,11 +95,12 @@ impl Concerns {
     pub(super) fn zero_trust_goes(&mut self, namespace: &String, resource: &ZeroTrustNamespace) {
         let allow = &resource.spec.allow;
         self.openings.leave(namespace, namespace, admitted(allow));
-        for (name, peer) in accounts(allowed_peers(resource)) {
-            if let Some(reach) = self.openings_for_accounts.get_mut(&name) {
-                reach.leave(namespace, namespace, std::iter::once(peer));
-            }
-        }
+        leave_accounts(
+            &mut self.openings_for_accounts,
+            namespace,
+            namespace,
+            allowed_peers(resource),
+        );
         for all in [&mut self.acceptors, &mut self.discoverers, &mut self.to_nodes] {
             all.remove(namespace);
         }
@@ -214,6 +221,10 @@ impl<K: Ord + Clone> Reach<K> {
         self.by_selector.remove(who);
     }
 
+    fn is_empty(&self) -> bool {
+        self.by_name.is_empty() && self.by_selector.is_empty()
+    }
+
     /// Whoever may reach into a namespace, each once.
     pub(crate) fn reaching<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a K> + use<'a, K> {
         let named = self.by_name.get(namespace);
@@ -239,6 +250,37 @@ where
     all.remove(who);
     if all.is_empty() {
         map.remove(at);
+    }
+}
+
+/// Files somebody under the accounts among peers.
+fn enter_accounts<'a, K: Ord + Clone>(
+    map: &mut OrdMap<String, Reach<K>>,
+    who: &K,
+    own: &str,
+    peers: impl Iterator<Item = &'a Peer>,
+) {
+    for (name, peer) in accounts(peers) {
+        let reach = map.entry(name).or_default();
+        reach.enter(who, own, std::iter::once(peer));
+    }
+}
+
+/// Strikes somebody out there.
+fn leave_accounts<'a, K: Ord + Clone>(
+    map: &mut OrdMap<String, Reach<K>>,
+    who: &K,
+    own: &str,
+    peers: impl Iterator<Item = &'a Peer>,
+) {
+    for (name, peer) in accounts(peers) {
+        let Some(reach) = map.get_mut(&name) else {
+            continue;
+        };
+        reach.leave(who, own, std::iter::once(peer));
+        if reach.is_empty() {
+            map.remove(&name);
+        }
     }
 }
 
@@ -270,12 +312,6 @@ fn identities(pod: &Pod) -> impl Iterator<Item = &str> {
 
 fn named(service: &ServiceName) -> ObjectKey {
     ObjectKey::new(service.namespace.as_str(), service.name.as_str())
-}
-
-fn discovers_by_monitors(allow: &Allow) -> bool {
-    let monitors = [MetricsSource::PodMonitors, MetricsSource::ServiceMonitors];
-    let wanted = allow.monitoring.as_ref();
-    wanted.is_some_and(|wanted| monitors.iter().any(|source| wanted.discover.contains(source)))
 }
 
 fn access_of(policy: &NetworkPolicy) -> Option<ObjectKey> {

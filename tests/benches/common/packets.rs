@@ -1,14 +1,17 @@
 //! When a change shows in the packets: new UDP flows, one every few milliseconds, from a client's pod to a server.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use ringfence_tests::testbed::exec_in_netns;
+use anyhow::{Context, Result, bail, ensure};
+use ringfence_tests::kube_objects::{apply, kubectl, pods_of};
+use ringfence_tests::testbed::{AGNHOST_IMAGE, Cluster, exec_in_netns};
 
+/// Where the server listens.
+const PORT: u16 = 8081;
 /// How often a new flow begins.
 const EVERY: Duration = Duration::from_millis(2);
 /// How long an answer takes at most, by far.
@@ -21,12 +24,43 @@ const SETTLED: Duration = Duration::from_millis(300);
 /// A way for packets that opens and closes.
 pub(crate) struct Path {
     /// The client's network namespace.
-    pub(crate) client: PathBuf,
+    client: PathBuf,
     /// An echo server.
-    pub(crate) server: SocketAddr,
+    server: SocketAddr,
 }
 
 impl Path {
+    /// Applies objects, among them the pods `client` and `server` on NODE_A and NODE_B, of IMAGE, and waits for these.
+    pub(crate) fn start(cluster: &Cluster, namespace: &str, objects: &str) -> Result<Self> {
+        let nodes = cluster.nodes();
+        let [a, b, ..] = nodes.as_slice() else {
+            bail!("the cluster has fewer than two nodes")
+        };
+        let text = objects
+            .replace("NODE_A", &a.name)
+            .replace("NODE_B", &b.name)
+            .replace("IMAGE", AGNHOST_IMAGE);
+        apply(cluster, &text)?;
+        let ready = [
+            "-n",
+            namespace,
+            "wait",
+            "--for=condition=Ready",
+            "pod",
+            "--all",
+            "--timeout=60s",
+        ];
+        kubectl(cluster, &ready)?;
+        let address = |app: &str| -> Result<IpAddr> {
+            let pods = pods_of(cluster, namespace, &format!("app={app}"))?;
+            Ok(pods.first().with_context(|| format!("no pod {app}"))?.1)
+        };
+        Ok(Self {
+            client: cluster.pod_netns(address("client")?)?,
+            server: SocketAddr::new(address("server")?, PORT),
+        })
+    }
+
     /// Changes something that opens the way, or closes it. How long that took to show, in milliseconds, from the start of the
     /// change on.
     pub(crate) fn change(&self, opens: bool, act: impl FnOnce() -> Result<()>) -> Result<f64> {

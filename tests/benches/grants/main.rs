@@ -16,7 +16,6 @@
 mod common;
 
 use std::env;
-use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +23,7 @@ use common::api::connect;
 use common::figures::{Figures, line};
 use common::packets::Path;
 use common::{namespaces, number};
-use ringfence_tests::kube_objects::{apply, kubectl, output, pods_of};
+use ringfence_tests::kube_objects::{kubectl, output};
 use ringfence_tests::source;
 use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, Progress, step};
 use tokio::runtime::Runtime;
@@ -125,37 +124,17 @@ fn measure(cluster: &Cluster, count: usize, changes: usize, progress: &dyn Progr
 }
 
 fn start(cluster: &Cluster) -> Result<Path> {
-    let nodes = cluster.nodes();
-    let [a, b, ..] = nodes.as_slice() else {
-        anyhow::bail!("the cluster has fewer than two nodes")
-    };
-    let text = OBJECTS
-        .replace("NODE_A", &a.name)
-        .replace("NODE_B", &b.name)
-        .replace("IMAGE", ringfence_tests::testbed::AGNHOST_IMAGE);
-    apply(cluster, &text)?;
-    for what in ["pod", "ztn"] {
-        kubectl(
-            cluster,
-            &[
-                "-n",
-                NAMESPACE,
-                "wait",
-                "--for=condition=Ready",
-                what,
-                "--all",
-                "--timeout=60s",
-            ],
-        )?;
-    }
-    let address = |app: &str| -> Result<IpAddr> {
-        let pods = pods_of(cluster, NAMESPACE, &format!("app={app}"))?;
-        Ok(pods.first().with_context(|| format!("no pod {app}"))?.1)
-    };
-    Ok(Path {
-        client: cluster.pod_netns(address("client")?)?,
-        server: SocketAddr::new(address("server")?, 8081),
-    })
+    let path = Path::start(cluster, NAMESPACE, OBJECTS)?;
+    let ready = [
+        "-n",
+        NAMESPACE,
+        "wait",
+        "--for=condition=Ready",
+        "ztn/default",
+        "--timeout=60s",
+    ];
+    kubectl(cluster, &ready)?;
+    Ok(path)
 }
 
 /// What grants took until they showed, and their ends.

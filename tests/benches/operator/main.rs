@@ -19,16 +19,16 @@ mod operator;
 mod ready;
 
 use std::env;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use changes::Changes;
 use common::api::connect;
 use common::{namespaces, number};
 use counts::Counts;
 use kube::Client;
 use operator::Operator;
+use ringfence_tests::kube_objects::output;
 use ringfence_tests::source;
 use ringfence_tests::testbed::{ApiServer, Console, Progress, step};
 use tokio::runtime::Runtime;
@@ -75,27 +75,10 @@ fn main() -> Result<()> {
 /// An API server that knows our kinds.
 fn server() -> Result<ApiServer> {
     let server = ApiServer::start()?;
-    for folder in ["config/crd", "config/admission"] {
-        let applied = server.kubectl(["apply", "-k", &source::path(folder)]).output()?;
-        let said = String::from_utf8_lossy(&applied.stderr);
-        ensure!(applied.status.success(), "{folder}: {said}");
-    }
-    succeed(&mut server.kubectl([
-        "wait",
-        "--for=condition=Established",
-        "--timeout=30s",
-        "crd",
-        "--all",
-    ]))?;
-    succeed(&mut server.kubectl(["create", "namespace", operator::NAMESPACE]))?;
+    server.define(&source::root().join("config/crd"))?;
+    output(&mut server.kubectl(["apply", "-k", &source::path("config/admission")]))?;
+    output(&mut server.kubectl(["create", "namespace", operator::NAMESPACE]))?;
     Ok(server)
-}
-
-fn succeed(command: &mut Command) -> Result<()> {
-    let output = command.output().context("start kubectl")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "kubectl: {said}");
-    Ok(())
 }
 
 fn measure(count: usize, size: &Size, progress: &dyn Progress) -> Result<Measured> {

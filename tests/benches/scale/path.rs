@@ -1,15 +1,12 @@
 //! The path that is measured: a client on one node, a server on the other, and the policies between them.
 
-use std::net::{IpAddr, SocketAddr};
-
-use anyhow::{Context, Result};
-use ringfence_tests::kube_objects::{apply, kubectl, output, pods_of};
+use anyhow::Result;
+use ringfence_tests::kube_objects::output;
 use ringfence_tests::testbed::Cluster;
 
 use crate::common::packets::Path;
 
 const NAMESPACE: &str = "measured";
-const PORT: u16 = 8081;
 
 /// The pods and policies that are measured.
 pub(crate) struct Lab<'a> {
@@ -75,36 +72,8 @@ spec:
 
 impl<'a> Lab<'a> {
     pub(crate) fn start(cluster: &'a Cluster) -> Result<Self> {
-        let nodes = cluster.nodes();
-        let [a, b, ..] = nodes.as_slice() else {
-            anyhow::bail!("the cluster has fewer than two nodes")
-        };
-        let text = OBJECTS
-            .replace("NODE_A", &a.name)
-            .replace("NODE_B", &b.name)
-            .replace("IMAGE", ringfence_tests::testbed::AGNHOST_IMAGE);
-        apply(cluster, &text)?;
-        let wait = [
-            "-n",
-            NAMESPACE,
-            "wait",
-            "--for=condition=Ready",
-            "pod",
-            "--all",
-            "--timeout=60s",
-        ];
-        kubectl(cluster, &wait)?;
-        let address = |app: &str| -> Result<IpAddr> {
-            let pods = pods_of(cluster, NAMESPACE, &format!("app={app}"))?;
-            Ok(pods.first().with_context(|| format!("no pod {app}"))?.1)
-        };
-        Ok(Self {
-            cluster,
-            path: Path {
-                client: cluster.pod_netns(address("client")?)?,
-                server: SocketAddr::new(address("server")?, PORT),
-            },
-        })
+        let path = Path::start(cluster, NAMESPACE, OBJECTS)?;
+        Ok(Self { cluster, path })
     }
 
     /// The client gets access or loses it: a peer comes or goes. Returns how long that took to show, in milliseconds.

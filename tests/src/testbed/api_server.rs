@@ -9,7 +9,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::Signal;
 
 use super::build::{API_SERVER_TOOLS, Binaries, ETCD, KUBE_APISERVER, KUBECTL};
 use super::command::run;
@@ -221,6 +220,22 @@ impl ApiServer {
         control_plane::https(Ipv4Addr::LOCALHOST.into(), self.ports.api)
     }
 
+    /// Installs a folder of CustomResourceDefinitions and waits until their kinds are served.
+    ///
+    /// # Errors
+    /// When the API server refuses one, or does not serve it within a minute.
+    pub fn define(&self, folder: &Path) -> Result<()> {
+        run(self.kubectl(["apply", "-k"]).arg(folder))?;
+        let established = [
+            "wait",
+            "--for=condition=Established",
+            "--timeout=60s",
+            "crd",
+            "--all",
+        ];
+        run(&mut self.kubectl(established)).map(drop)
+    }
+
     /// `kubectl` with these arguments, as an administrator.
     pub fn kubectl<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.tools.kubectl);
@@ -231,13 +246,7 @@ impl ApiServer {
 
 impl Drop for ApiServer {
     fn drop(&mut self) {
-        // Nobody is there to hear of a failure; the next start sweeps up.
-        for record in process::records(&self.home.records) {
-            let _ = record.process.signal(Signal::SIGKILL);
-        }
-        for record in process::records(&self.home.records) {
-            let _ = process::stop(&record.process, Duration::from_secs(5));
-        }
+        self.home.kill_all();
     }
 }
 

@@ -131,6 +131,18 @@ impl Home {
     pub(crate) fn log(&self, name: &str) -> PathBuf {
         self.logs.join(format!("{name}.log"))
     }
+
+    /// Kills every process that is recorded, for those who go themselves: nobody is there to hear of a failure, and the next
+    /// start sweeps up.
+    pub(crate) fn kill_all(&self) {
+        let all = records(&self.records);
+        for record in &all {
+            let _ = record.process.signal(Signal::SIGKILL);
+        }
+        for record in &all {
+            let _ = stop(&record.process, Duration::from_secs(5));
+        }
+    }
 }
 
 fn open_log(path: &Path) -> Result<File> {

@@ -75,21 +75,7 @@ fn with_input(mut command: Command, object: &Value) -> (bool, String) {
 /// An API server with our definitions, established.
 fn server() -> ApiServer {
     let server = ApiServer::start().unwrap();
-    let folder = source::root().join("config/crd");
-    let applied = server.kubectl(["apply", "-k"]).arg(folder).output().unwrap();
-    assert!(
-        applied.status.success(),
-        "{}",
-        String::from_utf8_lossy(&applied.stderr)
-    );
-    let wait = [
-        "wait",
-        "--for=condition=Established",
-        "--timeout=60s",
-        "crd",
-        "--all",
-    ];
-    assert!(server.kubectl(wait).status().unwrap().success());
+    server.define(&source::root().join("config/crd")).unwrap();
     server
 }
 

@@ -88,21 +88,7 @@ fn apply(server: &ApiServer, object: &Value, how: &[&str]) -> Result<(), String>
 /// An API server with our definitions, established.
 fn server() -> ApiServer {
     let server = ApiServer::start().unwrap();
-    let definitions = source::path("config/crd");
-    let install = server.kubectl(["apply", "-k", &definitions]).output().unwrap();
-    assert!(
-        install.status.success(),
-        "{}",
-        String::from_utf8_lossy(&install.stderr)
-    );
-    let wait = [
-        "wait",
-        "--for=condition=Established",
-        "--timeout=60s",
-        "crd",
-        "--all",
-    ];
-    assert!(server.kubectl(wait).output().unwrap().status.success());
+    server.define(&source::root().join("config/crd")).unwrap();
     server
 }
 

@@ -64,23 +64,7 @@ impl Lab {
         for (name, text) in ringfence_crd::generate() {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
-        let applied = server
-            .kubectl(["apply", "-k", folder.path().to_str().unwrap()])
-            .output()
-            .unwrap();
-        assert!(
-            applied.status.success(),
-            "{}",
-            String::from_utf8_lossy(&applied.stderr)
-        );
-        let waiting = [
-            "wait",
-            "--for=condition=Established",
-            "--timeout=30s",
-            "crd",
-            "--all",
-        ];
-        assert!(server.kubectl(waiting).output().unwrap().status.success());
+        server.define(folder.path()).unwrap();
         apply(&server, "config/admission");
         let config = block_on(config(&server));
         let client =

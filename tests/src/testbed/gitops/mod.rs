@@ -16,7 +16,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::Signal;
 
 use super::build::{ARGOCD, Binaries, GITOPS_TOOLS, KUSTOMIZE};
 use super::command::{run, run_with_input};
@@ -263,13 +262,7 @@ impl ArgoCd {
 
 impl Drop for ArgoCd {
     fn drop(&mut self) {
-        // Nobody is there to hear of a failure; the kernel ends them with this process.
-        for record in process::records(&self.home.records) {
-            let _ = record.process.signal(Signal::SIGKILL);
-        }
-        for record in process::records(&self.home.records) {
-            let _ = process::stop(&record.process, Duration::from_secs(5));
-        }
+        self.home.kill_all();
     }
 }
 

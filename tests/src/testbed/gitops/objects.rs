@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -80,7 +79,8 @@ fn settings(cluster: &Cluster) -> Result<Vec<Value>> {
 
 /// How Argo CD gets to the cluster, from the administrator's kubeconfig.
 fn access(cluster: &Cluster) -> Result<Value> {
-    let text = run(Command::new("cat").arg(cluster.kubeconfig()))?;
+    let path = cluster.kubeconfig();
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     // The testbed writes its kubeconfigs as JSON.
     let kubeconfig: Value = serde_json::from_str(&text).context("read the cluster's kubeconfig")?;
     let user = &kubeconfig["users"][0]["user"];
