@@ -12,6 +12,9 @@ use crate::{
 pub(crate) const HEADER: &str =
     "# Generated from the types of the ringfence-crd crate by `cargo xtask crdgen`. Do not edit.\n";
 
+/// The `status.observedGeneration` of an object that the operator has not looked at yet.
+pub const UNOBSERVED: i64 = -1;
+
 /// Every file of `config/crd`: its name and its content, in the order of the names.
 ///
 /// # Panics
@@ -48,6 +51,7 @@ pub(crate) fn definitions() -> Vec<Value> {
         let mut value = serde_json::to_value(definition).unwrap_or_default();
         strip_nullable(&mut value);
         strip_defaults_of_items(&mut value, false);
+        begin_unobserved(&mut value);
         label(&mut value);
         value
     })
@@ -85,6 +89,18 @@ fn strip_defaults_of_items(value: &mut Value, inside: bool) {
             .iter_mut()
             .for_each(|item| strip_defaults_of_items(item, inside)),
         _ => {}
+    }
+}
+
+/// An object that nobody has looked at yet must not look done: by the rules of kstatus one without a status is. So the API
+/// server gives it a status that is about no generation that there is.
+fn begin_unobserved(definition: &mut Value) {
+    let versions = definition["spec"]["versions"].as_array_mut();
+    for version in versions.into_iter().flatten() {
+        let properties = &mut version["schema"]["openAPIV3Schema"]["properties"];
+        if !properties["status"]["properties"]["observedGeneration"].is_null() {
+            properties["status"]["default"] = serde_json::json!({ "observedGeneration": UNOBSERVED });
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub use baseline::{
     ZeroTrustBaselineStatus,
 };
 pub use conditions::{ConditionStatus, ConditionType, Reason};
-pub use crds::generate;
+pub use crds::{UNOBSERVED, generate};
 pub use docs::reference;
 pub use external::{
     ExternalAccess, ExternalAccessSpec, ExternalEgress, ExternalIngress, ExternalPeer, ExternalPort,

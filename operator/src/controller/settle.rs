@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ringfence_crd::ZeroTrustNamespace;
+use ringfence_crd::{UNOBSERVED, ZeroTrustNamespace};
 use tokio::time::Instant;
 
 /// How long a namespace stays as it is after its ZeroTrustNamespace was first seen: long for a file of objects, short
@@ -21,15 +21,15 @@ pub(super) struct Newcomers {
 }
 
 impl Newcomers {
-    /// How much longer to wait before acting upon a namespace's ZeroTrustNamespace. One with a status is none that is
-    /// new.
+    /// How much longer to wait before acting upon a namespace's ZeroTrustNamespace. One whose status somebody
+    /// wrote is none that is new.
     pub(super) fn wait(
         &mut self,
         namespace: &str,
         resource: Option<&ZeroTrustNamespace>,
         now: Instant,
     ) -> Option<Duration> {
-        let Some(resource) = resource.filter(|resource| resource.status.is_none()) else {
+        let Some(resource) = resource.filter(|resource| is_new(resource)) else {
             self.seen.remove(namespace);
             return None;
         };
@@ -45,6 +45,12 @@ impl Newcomers {
             .checked_sub(now.duration_since(entry.1))
             .filter(|left| !left.is_zero())
     }
+}
+
+/// The API server gives every object a status; until the operator writes one, it is about no generation.
+fn is_new(resource: &ZeroTrustNamespace) -> bool {
+    let status = resource.status.as_ref();
+    status.is_none_or(|status| status.observed_generation == Some(UNOBSERVED))
 }
 
 #[cfg(test)]
@@ -93,5 +99,12 @@ mod tests {
             None
         );
         assert_eq!(newcomers.wait("shop", None, now), None);
+    }
+
+    #[test]
+    fn the_status_that_every_object_begins_with_is_nobodys_word() {
+        let (mut newcomers, now) = (Newcomers::default(), Instant::now());
+        let new = resource("a", Some(json!({"observedGeneration": UNOBSERVED})));
+        assert_eq!(newcomers.wait("shop", Some(&new), now), Some(SETTLE));
     }
 }

@@ -13,7 +13,7 @@ mod scripts;
 mod sync;
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lab::Lab;
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -80,22 +80,24 @@ fn main() -> ExitCode {
         trials.extend(cases.iter().map(|(name, _)| Trial::test(*name, || Ok(()))));
         return libtest_mimic::run(&arguments, trials).exit_code();
     }
-    let lab = match Lab::start() {
-        Ok(lab) => Arc::new(lab),
-        Err(error) => {
-            eprintln!("the cluster could not be made ready: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
+    // Brought up by the first case that needs it: the scripts are judged without.
+    let lab = Arc::new(OnceLock::new());
     let mut trials = vec![scripts];
     trials.extend(cases.into_iter().map(|(name, case)| {
         let lab = Arc::clone(&lab);
         Trial::test(name, move || {
-            case(&lab).map_err(|error| failure(&lab, name, &error))
+            let lab: &Result<Lab, String> = lab.get_or_init(|| {
+                Lab::start().map_err(|error| format!("the cluster could not be made ready: {error:#}"))
+            });
+            let lab = lab.as_ref().map_err(Failed::from)?;
+            case(lab).map_err(|error| failure(lab, name, &error))
         })
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);
-    if let Err(error) = lab.stop() {
+    // One that a case of this run did not bring up is somebody else's.
+    if lab.get().is_some()
+        && let Err(error) = Lab::stop()
+    {
         eprintln!("the cluster could not be taken down: {error:#}");
         return ExitCode::FAILURE;
     }

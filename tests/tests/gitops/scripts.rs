@@ -8,6 +8,9 @@ use ringfence_crd::HEALTH_KINDS;
 use ringfence_tests::source;
 use ringfence_tests::testbed::{ArgoCd, Console};
 use serde::Deserialize;
+use serde_json::Value;
+
+use crate::kstatus;
 
 /// The tests of a script, in Argo CD's own form.
 #[derive(Deserialize)]
@@ -59,7 +62,26 @@ fn judge(folder: &Path, settings: &Path) -> Result<Vec<String>> {
             wanted.status,
             wanted.message
         );
+        agrees(&file, &status)?;
         told.push(status);
     }
     Ok(told)
+}
+
+/// What goes by kstatus comes to the same result.
+fn agrees(file: &Path, health: &str) -> Result<()> {
+    let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    let object: Value = serde_yaml_ng::from_str(&text).with_context(|| format!("read {}", file.display()))?;
+    let status = kstatus::read(&object);
+    let same = match status {
+        kstatus::Status::Current => "Healthy",
+        kstatus::Status::InProgress | kstatus::Status::Terminating => "Progressing",
+        kstatus::Status::Failed => "Degraded",
+    };
+    ensure!(
+        same == health,
+        "{}: kstatus reads {status:?}, Argo CD says {health}",
+        file.display()
+    );
+    Ok(())
 }

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod admission;
+mod argocd;
 mod audit;
 mod baseline;
 mod between;

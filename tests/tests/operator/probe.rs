@@ -29,7 +29,7 @@ const OURS: &str = "ringfence-system";
 const NODE: &str = "worker-1";
 
 /// A lab with a node that is ready, where pods may be created.
-fn lab() -> Lab {
+pub(crate) fn lab() -> Lab {
     let lab = Lab::start();
     block_on(async {
         for namespace in [OURS, "default"] {
@@ -52,7 +52,7 @@ async fn node(lab: &Lab, name: &str) {
         .unwrap();
 }
 
-async fn switch_on(lab: &Lab, spec: Value) {
+pub(crate) async fn switch_on(lab: &Lab, spec: Value) {
     let probe = json!({"metadata": {"name": "default"}, "spec": spec});
     lab.create::<EnforcementProbe>(None, probe).await;
 }
@@ -62,7 +62,7 @@ async fn probe(lab: &Lab) -> EnforcementProbe {
 }
 
 /// Waits until a condition of the probe is as wanted; gives the probe.
-async fn says(lab: &Lab, kind: &str, wanted: &str) -> EnforcementProbe {
+pub(crate) async fn says(lab: &Lab, kind: &str, wanted: &str) -> EnforcementProbe {
     until(
         &format!("{kind} of the probe to be {wanted}"),
         LIMIT,
@@ -88,7 +88,7 @@ async fn pods(lab: &Lab) -> Vec<Pod> {
 }
 
 /// Plays the kubelet of every node: servers run, callers have met this at each server.
-async fn kubelet(lab: &Lab, leaks: &AtomicBool) {
+pub(crate) async fn kubelet(lab: &Lab, leaks: &AtomicBool) {
     loop {
         for pod in pods(lab).await {
             let caller = pod.labels()["ringfence.dev/probe"] != "server";

@@ -13,6 +13,11 @@ local function condition(kind)
   return nil
 end
 
+-- Argo CD says so itself before it asks a script; whoever runs the script without it gets the same.
+if obj.metadata.deletionTimestamp ~= nil then
+  return health("Progressing", "Pending deletion")
+end
+
 -- Nobody has looked at this version of the resource yet: what the status says is about another one.
 if obj.status == nil or obj.status.observedGeneration ~= obj.metadata.generation then
   return health("Progressing", "Waiting for the operator to look at it")
