@@ -7,19 +7,26 @@
 //!
 //! ```text
 //! per direction:   bridges ─► creations ─► edits that widen ─► edits that narrow ─► removals ─► bridges away
-//! between them:    the direction that closes first, the one that opens last; where one does both (other pods are left
-//!                  alone than before), the first three of both directions, then the last three of both
+//! between them:    the direction that closes or narrows first, the one that opens or widens last; where one closes and opens
+//!                  (other pods are left alone than before), the first three of both directions, then the last three of both
 //! ```
 //!
 //! Widening before narrowing keeps what both old and new allow. Closing one direction before the other opens keeps closed
-//! what neither old nor new allows: were both open for a moment, a connection that each of them denies could pass.
+//! what neither old nor new allows: were both open for a moment, a connection that each of them denies could pass. Which direction
+//! that is tells the text of the writes; where it does not, what they mean for the namespace's pods.
 //!
 //! So each end of a connection, at every moment, lets pass at least what it lets pass before *and* after, and at most what it lets
-//! pass before *or* after. The same holds for connections as a whole, with one exception: where policies of others isolate some
-//! pods of the namespace, and one change turns one direction's denial into the other's, a connection that one end denied before
-//! and the other end denies after may pass in between. The same holds where one change closes pods that were left alone and opens
-//! one end alone for others (to an account whose egress stays closed, or to what is outside). Sparing that would need copies of
-//! policies, split by pod.
+//! pass before *or* after. The same holds for connections as a whole, with exceptions: a connection that one end denied before
+//! and the other end denies after may pass in between where
+//!
+//! - one change exchanges what the two directions allow: each comes to let pass, between pods of the namespace, what the other one
+//!   gives up. Two changes, one for each direction, spare that;
+//! - policies of others isolate some pods of the namespace, and one change turns one direction's denial into the other's;
+//! - one change closes pods that were left alone and opens one end alone for others (to an account whose egress stays closed, or
+//!   to what is outside).
+//!
+//! Sparing these would need copies of policies, split by pod, or rules for what two rules have in common, which the API can't always
+//! express.
 //!
 //! After a crash the next plan starts from what is there. A bridge left behind is recognised by its name and its owner, kept
 //! until the end, and removed.
@@ -27,6 +34,7 @@
 mod bridge;
 mod changes;
 mod order;
+mod reach;
 mod sides;
 mod trials;
 

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 use ringfence_policy::{Direction, Pod, Policy, Selector};
 
 use super::changes::{Changes, Edit, Known};
+use super::reach::{Inside, Reach};
 use super::sides::Side;
 use super::{Cause, Step, Version, bridge};
 use crate::generate::exempt;
@@ -28,7 +29,12 @@ pub(super) fn steps(view: &ClusterView, namespace: &str, changes: &Changes) -> V
         .map(|owner| exempt::selectors(owner))
         .unwrap_or_default();
     let sides = DIRECTIONS.map(|direction| (direction, Side::of(changes, &pods, direction, &spared)));
-    let stages = stages(changes, &sides);
+    let inside = Inside {
+        changes,
+        pods: &pods,
+        labels: view.namespace_labels(namespace).unwrap_or_default(),
+    };
+    let stages = stages(changes, &ordered(&inside, &sides));
     stages
         .iter()
         .flat_map(|(stage, phase)| {
@@ -66,12 +72,10 @@ impl Phase {
     }
 }
 
-/// The directions in the order in which they are dealt with: those that close first, those that open last, and among those
-/// that close the ones that let more pass at the same time after the others. Directions that one write changes together are
-/// one stage. Where one direction closes some pods and opens others (other pods are left alone
-/// than before), all closing comes before all opening: else the two ends of a connection, each of which denied it before
-/// or does after, could both be open in between.
-fn stages(changes: &Changes, sides: &[(Direction, Side); 2]) -> Vec<(Vec<Direction>, Phase)> {
+/// The directions in the order in which they are dealt with. Directions that one write changes together are one stage. Where
+/// one direction closes some pods and opens others (other pods are left alone than before), all closing comes before all
+/// opening: else the two ends of a connection, each of which denied it before or does after, could both be open in between.
+fn stages(changes: &Changes, ordered: &[&(Direction, Side); 2]) -> Vec<(Vec<Direction>, Phase)> {
     let together = changes.edits.iter().any(|edit| {
         DIRECTIONS.iter().all(|direction| {
             edit.before.meaning.rules(*direction).is_some() || edit.after.meaning.rules(*direction).is_some()
@@ -80,11 +84,9 @@ fn stages(changes: &Changes, sides: &[(Direction, Side); 2]) -> Vec<(Vec<Directi
     if together || changes.removals.iter().any(|known| governs_both(&known.meaning)) {
         return vec![(DIRECTIONS.to_vec(), Phase::Whole)];
     }
-    let mut ordered: Vec<&(Direction, Side)> = sides.iter().collect();
-    ordered.sort_by_key(|(direction, side)| (!side.closes, side.opens, widens(changes, *direction)));
     let directions = ordered.iter().map(|(direction, _)| vec![*direction]);
     let selects = |edit: &Edit| Move::of(edit) == Move::Selects;
-    if sides.iter().any(|(_, side)| side.closes && side.opens) && !changes.edits.iter().any(selects) {
+    if ordered.iter().any(|(_, side)| side.closes && side.opens) && !changes.edits.iter().any(selects) {
         let closing = directions.clone().map(|stage| (stage, Phase::Closing));
         return closing
             .chain(directions.map(|stage| (stage, Phase::Opening)))
@@ -93,15 +95,31 @@ fn stages(changes: &Changes, sides: &[(Direction, Side); 2]) -> Vec<(Vec<Directi
     directions.map(|stage| (stage, Phase::Whole)).collect()
 }
 
-/// Whether isolated pods come to let more pass in a direction, as far as the text of the writes shows.
-fn widens(changes: &Changes, direction: Direction) -> bool {
-    let opens = |policy: &Policy| policy.rules(direction).is_some_and(|rules| !rules.is_empty());
-    let created = changes.creations.iter().any(|(known, _)| opens(&known.meaning));
-    created
-        || changes
-            .edits
-            .iter()
-            .any(|edit| opens(&edit.after.meaning) && !within(&edit.after.meaning, &edit.before.meaning))
+/// The directions, first the one that may go first: it does not let more pass while the other end still passes what it is
+/// about to give up. Pods are looked at only where the text of the writes does not tell which one that is.
+fn ordered<'s>(inside: &Inside<'_>, sides: &'s [(Direction, Side); 2]) -> [&'s (Direction, Side); 2] {
+    let [ingress, egress] = sides;
+    let [into, out] =
+        [ingress, egress].map(|(direction, side)| Reach::written(inside.changes, *direction, side));
+    let unclear = into.leaks_before(out) && out.leaks_before(into);
+    let leaks = |first, second| unclear && inside.leaks_before(first, second);
+    let (ingress_leaks, egress_leaks) = (
+        leaks(Direction::Ingress, Direction::Egress),
+        leaks(Direction::Egress, Direction::Ingress),
+    );
+    let rank = |(_, side): &(Direction, Side), reach: Reach| {
+        (reach.widens, !reach.narrows, !side.closes, side.opens)
+    };
+    let egress_first = if ingress_leaks == egress_leaks {
+        rank(egress, out) < rank(ingress, into)
+    } else {
+        ingress_leaks
+    };
+    if egress_first {
+        [egress, ingress]
+    } else {
+        [ingress, egress]
+    }
 }
 
 fn governs_both(policy: &Policy) -> bool {
@@ -252,7 +270,7 @@ impl Move {
 }
 
 /// Whether every rule of one policy is part of a rule of another, as far as their text shows.
-fn within(inner: &Policy, outer: &Policy) -> bool {
+pub(super) fn within(inner: &Policy, outer: &Policy) -> bool {
     DIRECTIONS.iter().all(|direction| {
         let outer = outer.rules(*direction).unwrap_or_default();
         inner.rules(*direction).unwrap_or_default().iter().all(|rule| {

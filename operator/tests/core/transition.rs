@@ -349,3 +349,30 @@ fn a_change_of_ports_is_one_write_in_place() {
     );
     assert_eq!(causes(&view), [Cause::Changed]);
 }
+
+/// The one direction gives up what the other comes to allow: were the second first, both ends would be open for a moment.
+#[test]
+fn the_direction_that_gives_something_up_goes_before_one_that_only_widens() {
+    let everywhere = json!({"cidr": "0.0.0.0/0", "except": ["192.0.2.0/24"]});
+    let access = |spec: Value| {
+        let metadata = json!({"name": "bank", "namespace": "home"});
+        json!({"kind": "ExternalAccess", "metadata": metadata, "spec": spec})
+    };
+    let egress = |to: &Value| json!({"podSelector": {}, "egress": [{"to": [to]}]});
+    let closed = HOME
+        .replace("egress: false", "egress: true")
+        .replace("sameNamespace: All", "sameNamespace: None");
+    let (mut view, mut api) = (view(&closed), ApiServer::new());
+    insert(&mut view, access(egress(&everywhere)));
+    api.settle(&mut view, "home");
+    let mut turned = egress(&json!({"cidr": "192.0.2.0/24"}));
+    turned["ingress"] = json!([{"from": [everywhere]}]);
+    insert(&mut view, access(turned));
+    let steps = outline(&planned(&view, "home"));
+    let place = |start: &str| steps.iter().position(|step| step.starts_with(start));
+    let (egress, ingress) = (
+        place("replace ringfence-external-egress"),
+        place("create ringfence-external-ingress"),
+    );
+    assert!(egress < ingress && egress.is_some(), "{steps:?}");
+}

@@ -1,0 +1,177 @@
+//! What each direction comes to let pass, and what it gives up: by that the directions are put in order.
+
+use ringfence_policy::{Direction, Labels, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Rule};
+
+use super::changes::{Changes, Edit, Known};
+use super::order::within;
+use super::sides::Side;
+
+/// What a set of changes does to one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// Something passes afterwards that did not before.
+    pub(super) widens: bool,
+    /// Something passed before that does not afterwards.
+    pub(super) narrows: bool,
+}
+
+impl Reach {
+    /// As far as the text of the writes shows.
+    pub(super) fn written(changes: &Changes, direction: Direction, side: &Side) -> Self {
+        let passing = |known: &Known| passes(&known.meaning, direction);
+        let edited = |versions: fn(&Edit) -> (&Known, &Known)| {
+            let mut pairs = changes.edits.iter().map(versions);
+            pairs.any(|(one, other)| passing(one) && !within(&one.meaning, &other.meaning))
+        };
+        let created = changes.creations.iter().any(|(known, _)| passing(known));
+        let removed = changes.removals.iter().any(passing);
+        Self {
+            widens: side.opens || created || edited(|edit| (&edit.after, &edit.before)),
+            narrows: side.closes || removed || edited(|edit| (&edit.before, &edit.after)),
+        }
+    }
+
+    /// Whether a connection that neither what was nor what shall be lets pass could do so in between, were this direction
+    /// dealt with before the other.
+    pub(super) fn leaks_before(self, other: Self) -> bool {
+        self.widens && other.narrows
+    }
+}
+
+fn passes(policy: &Policy, direction: Direction) -> bool {
+    policy.rules(direction).is_some_and(|rules| !rules.is_empty())
+}
+
+/// The connections between the pods of a namespace: only there do the writes of one plan decide about both ends.
+pub(super) struct Inside<'a> {
+    pub(super) changes: &'a Changes,
+    pub(super) pods: &'a [Pod],
+    /// Those of the namespace.
+    pub(super) labels: Labels,
+}
+
+impl Inside<'_> {
+    /// As [`Reach::leaks_before`], for what really passes.
+    pub(super) fn leaks_before(&self, first: Direction, second: Direction) -> bool {
+        let policies = |direction| [self.before(), self.after()].map(|all| governing(&all, direction));
+        let (first, second) = ((first, policies(first)), (second, policies(second)));
+        let mut ends = self.pods.iter().flat_map(|source| {
+            let others = self.pods.iter().filter(|other| other.key != source.key);
+            others.map(move |destination| (source, destination))
+        });
+        ends.any(|(source, destination)| {
+            let [[first_before, first_after], [second_before, second_after]] =
+                [&first, &second].map(|(direction, policies)| {
+                    policies
+                        .each_ref()
+                        .map(|policies| self.passing(policies, *direction, source, destination))
+                });
+            // Ports that differ in anything differ at the beginning of a range, or after the end of one.
+            let starts = first_after.iter().chain(&second_before);
+            let starts = starts.map(|(protocol, start, _)| (*protocol, *start));
+            let ends = first_before.iter().chain(&second_after).filter_map(after_end);
+            let mut ports = starts.chain(ends);
+            ports.any(|port| {
+                let [gained, kept] = [&first_after, &second_before].map(|ranges| holds(ranges, port));
+                gained && kept && !holds(&first_before, port) && !holds(&second_after, port)
+            })
+        })
+    }
+
+    fn before(&self) -> Vec<&Policy> {
+        let changes = self.changes;
+        let edited = changes.edits.iter().map(|edit| &edit.before);
+        let same = changes.constant.iter().chain(&changes.bridges);
+        meanings(same.chain(&changes.removals).chain(edited))
+    }
+
+    fn after(&self) -> Vec<&Policy> {
+        let changes = self.changes;
+        let edited = changes.edits.iter().map(|edit| &edit.after);
+        let created = changes.creations.iter().map(|(known, _)| known);
+        meanings(changes.constant.iter().chain(created).chain(edited))
+    }
+
+    /// What one end of a connection lets pass.
+    fn passing(&self, policies: &[&Policy], direction: Direction, source: &Pod, destination: &Pod) -> Ranges {
+        let (pod, peer) = match direction {
+            Direction::Ingress => (destination, source),
+            Direction::Egress => (source, destination),
+        };
+        let mut isolating = policies
+            .iter()
+            .filter(|policy| policy.pod_selector.matches(&pod.labels))
+            .peekable();
+        if isolating.peek().is_none() {
+            return everything();
+        }
+        isolating
+            .flat_map(|policy| policy.rules(direction).unwrap_or_default())
+            .filter(|rule| names(rule, peer, &self.labels))
+            .flat_map(|rule| ports(rule, destination))
+            .collect()
+    }
+}
+
+fn meanings<'a>(known: impl Iterator<Item = &'a Known>) -> Vec<&'a Policy> {
+    known.map(|known| &known.meaning).collect()
+}
+
+fn governing<'a>(policies: &[&'a Policy], direction: Direction) -> Vec<&'a Policy> {
+    let governs = |policy: &&&Policy| policy.rules(direction).is_some();
+    policies.iter().filter(governs).copied().collect()
+}
+
+/// Ranges of ports, each of one protocol, both ends included.
+type Ranges = Vec<(Protocol, u16, u16)>;
+
+const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
+fn holds(ranges: &Ranges, (protocol, port): (Protocol, u16)) -> bool {
+    let mut ranges = ranges.iter();
+    ranges.any(|(of, first, last)| *of == protocol && (*first..=*last).contains(&port))
+}
+
+fn after_end((protocol, _, last): &(Protocol, u16, u16)) -> Option<(Protocol, u16)> {
+    last.checked_add(1).map(|next| (*protocol, next))
+}
+
+/// Whether a rule names a pod of its own namespace, which has these labels.
+fn names(rule: &Rule, peer: &Pod, labels: &Labels) -> bool {
+    let Some(peers) = &rule.peers else { return true };
+    peers.iter().any(|one| match one {
+        Peer::Block(block) => peer.addresses.iter().any(|address| block.contains(*address)),
+        Peer::Pods { namespaces, pods } => {
+            let inside = namespaces
+                .as_ref()
+                .is_none_or(|selector| selector.matches(labels));
+            inside
+                && pods
+                    .as_ref()
+                    .is_none_or(|selector| selector.matches(&peer.labels))
+        }
+    })
+}
+
+fn ports(rule: &Rule, destination: &Pod) -> Ranges {
+    match &rule.ports {
+        None => everything(),
+        Some(ports) => ports.iter().flat_map(|port| numbers(port, destination)).collect(),
+    }
+}
+
+fn numbers(port: &PortMatch, destination: &Pod) -> Ranges {
+    let protocol = port.protocol;
+    match &port.port {
+        None => vec![(protocol, 0, u16::MAX)],
+        Some(PortSpec::Range(first, last)) => vec![(protocol, *first, *last)],
+        Some(PortSpec::Named(name)) => destination
+            .named_port(protocol, name)
+            .map(|number| (protocol, number, number))
+            .collect(),
+    }
+}
+
+fn everything() -> Ranges {
+    PROTOCOLS.map(|protocol| (protocol, 0, u16::MAX)).to_vec()
+}
