@@ -107,7 +107,7 @@ impl Reporting {
         match (&self.last_error, self.synced) {
             (Some((name, message)), _) => self.book.failed(state, name, message, Timestamp::now()),
             // The cluster is ahead of the kernel: the sync asks again.
-            (None, Some(written)) if !changes_wait => self.book.synced(state, written),
+            (None, Some(written)) if !changes_wait => self.book.synced(state, written, Timestamp::now()),
             _ => return,
         }
         if let Some(status) = self.book.status(Instant::now().into_std()) {

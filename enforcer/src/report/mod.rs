@@ -82,8 +82,8 @@ impl Book {
     }
 
     /// The kernel holds all of this, and did when it was last written.
-    pub fn synced(&mut self, state: &State<'_>, written: Timestamp) {
-        let audited = self.audited(state, written);
+    pub fn synced(&mut self, state: &State<'_>, written: Timestamp, now: Timestamp) {
+        let audited = self.audited(state, now);
         let count = |pod: &&ringfence_policy::CompiledPod| pod.ingress.is_some() || pod.egress.is_some();
         let tables = state.ruleset.families.values();
         let chains = tables.clone().flat_map(|tables| tables.chains.values());

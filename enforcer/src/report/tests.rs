@@ -68,7 +68,7 @@ fn told(book: &mut Book) -> NodeEnforcementStatus {
 #[test]
 fn a_report_has_the_digest_of_each_namespace_with_pods_here() {
     let (mut book, node) = (book(), Node::new());
-    book.synced(&node.state(), Timestamp::UNIX_EPOCH);
+    book.synced(&node.state(), Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
     let status = told(&mut book);
     assert_eq!((status.pods, status.isolated_pods), (3, 1));
     let names = status
@@ -84,7 +84,7 @@ fn a_report_has_the_digest_of_each_namespace_with_pods_here() {
 #[test]
 fn what_could_not_be_written_is_named_and_the_digest_stays_what_the_kernel_holds() {
     let (mut book, mut node) = (book(), Node::new());
-    book.synced(&node.state(), Timestamp::UNIX_EPOCH);
+    book.synced(&node.state(), Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
     let before = told(&mut book).namespaces;
     node.versions.policy(ObjectKey::new("a", "p"), version(2));
     book.failed(&node.state(), "LockHeld", "busy", Timestamp::UNIX_EPOCH);
@@ -99,7 +99,7 @@ fn what_could_not_be_written_is_named_and_the_digest_stays_what_the_kernel_holds
     let error = status.last_error.map(|error| (error.name, error.time));
     assert_eq!(error, Some(("LockHeld".to_owned(), Time(Timestamp::UNIX_EPOCH))));
 
-    book.synced(&node.state(), later);
+    book.synced(&node.state(), later, later);
     let status = told(&mut book);
     assert_ne!(status.namespaces, before);
     assert_eq!((status.not_applied_count, status.last_error), (0, None));
@@ -110,7 +110,7 @@ fn a_policy_that_cannot_be_read_is_named_and_not_part_of_the_digest() {
     let (mut book, mut node) = (book(), Node::new());
     node.versions.unreadable(ObjectKey::new("a", "p"));
     node.versions.unreadable(ObjectKey::new("elsewhere", "p"));
-    book.synced(&node.state(), Timestamp::UNIX_EPOCH);
+    book.synced(&node.state(), Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
     let status = told(&mut book);
     assert_eq!(status.namespaces[0].policies, 0);
     let named: Vec<_> = status
@@ -121,6 +121,19 @@ fn a_policy_that_cannot_be_read_is_named_and_not_part_of_the_digest() {
     assert_eq!(named, [("a", Some("p"), "Unreadable")]);
 }
 
+/// Policies on trial are in no kernel: what was written when says nothing about them.
+#[test]
+fn findings_count_from_when_policies_on_trial_came_not_from_the_last_write() {
+    let (mut book, mut node) = (book(), Node::new());
+    node.versions.audit(ObjectKey::new("a", "trial"), version(1));
+    let later = Timestamp::UNIX_EPOCH + std::time::Duration::from_secs(9);
+    book.synced(&node.state(), Timestamp::UNIX_EPOCH, later);
+    let status = told(&mut book);
+    let audit = status.namespaces[0].audit.as_ref();
+    assert_eq!(audit.map(|audit| audit.since.0), Some(later));
+    assert_eq!(status.last_sync_time, Some(Time(Timestamp::UNIX_EPOCH)));
+}
+
 #[test]
 fn a_report_is_bounded_and_says_what_it_leaves_out() {
     let (mut book, mut node) = (book(), Node::new());
@@ -128,7 +141,7 @@ fn a_report_is_bounded_and_says_what_it_leaves_out() {
         node.versions
             .unreadable(ObjectKey::new("a", format!("p-{number}")));
     }
-    book.synced(&node.state(), Timestamp::UNIX_EPOCH);
+    book.synced(&node.state(), Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
     let error = "é".repeat(5000);
     book.failed(&node.state(), "ToolFailed", &error, Timestamp::UNIX_EPOCH);
     let status = told(&mut book);
@@ -143,6 +156,6 @@ fn a_report_is_bounded_and_says_what_it_leaves_out() {
 fn nothing_is_told_before_the_node_is_known() {
     let (mut book, mut node) = (book(), Node::new());
     node.versions.own_node(None);
-    book.synced(&node.state(), Timestamp::UNIX_EPOCH);
+    book.synced(&node.state(), Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
     assert_eq!(book.status(Instant::now()), None);
 }
