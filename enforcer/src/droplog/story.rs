@@ -114,7 +114,7 @@ impl Story {
             Direction::Egress => ("to", &self.destination),
             Direction::Ingress => ("from", &self.source),
         };
-        let other = match &other.pod {
+        let name = match &other.pod {
             Some(pod) => format!("{}/{} ({})", pod.namespace, pod.pod, other.address),
             None => other.address.to_string(),
         };
@@ -126,13 +126,52 @@ impl Story {
             (Verdict::WouldEnd, _) => "Goes on, but would end: a connection",
         };
         format!(
-            "{what} {word} {other} at {}{port}: no rule of the policies that isolate this pod for {} allows it ({}). If it \
-             should pass, add a rule for this peer and port to one of them.",
+            "{what} {word} {name} at {}{port}: no rule of the policies that isolate this pod for {} allows it ({}). If it \
+             should pass, {}.",
             self.protocol,
             self.direction,
-            self.policies.join(", ")
+            self.named(),
+            self.remedy(other)
         )
     }
+
+    /// The first policies by name, the others by number.
+    fn named(&self) -> String {
+        let mut names = String::new();
+        for (n, policy) in self.policies.iter().enumerate() {
+            if names.len() + policy.len() > ROOM_FOR_NAMES {
+                return format!("{names} and {} more", self.policies.len() - n);
+            }
+            names += if n == 0 { "" } else { ", " };
+            names += policy;
+        }
+        names
+    }
+
+    /// What lets it pass. Whoever edits a generated policy finds the edit undone.
+    fn remedy(&self, other: &Party) -> String {
+        let generated = |policy: &&String| policy.split('/').nth(1).is_some_and(is_generated);
+        if !self.policies.iter().any(|policy| generated(&policy)) {
+            return "add a rule for this peer and port to one of them".to_owned();
+        }
+        let kind = if other.pod.is_some() {
+            "a ServiceAccess for the Service and this client"
+        } else {
+            "an ExternalAccess for this address and port"
+        };
+        format!(
+            "grant it with {kind}: policies named {GENERATED}* are generated, and edits of them are undone"
+        )
+    }
+}
+
+/// What the names of policies begin with that the operator generates.
+const GENERATED: &str = "ringfence-";
+/// The most characters for policies' names in an Event: the API server takes no note of more than 1,024 in all.
+const ROOM_FOR_NAMES: usize = 330;
+
+fn is_generated(name: &str) -> bool {
+    name.starts_with(GENERATED)
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
@@ -255,5 +294,73 @@ mod tests {
             "Dropped a packet from 203.0.113.9 at TCP 8080: no rule of the policies that isolate this pod for ingress allows it \
              (shop/default-deny). If it should pass, add a rule for this peer and port to one of them."
         );
+    }
+
+    #[test]
+    fn who_meets_a_generated_policy_is_told_to_grant_not_to_edit() {
+        let [web, api] = ["web-0", "api-0"].map(|name| pod(name, &[]));
+        let at = |address: [u8; 4]| IpAddr::from(address);
+        let sighting = |source: IpAddr| Sighting {
+            packet: Refused {
+                verdict: Verdict::Dropped,
+                direction: Direction::Ingress,
+                source,
+                destination: at([10, 244, 0, 7]),
+                transport: Transport::Tcp(8080),
+            },
+            packets: 1,
+            first: true,
+        };
+        let known = |address: IpAddr| match address {
+            it if it == at([10, 244, 0, 7]) => Some(&api),
+            it if it == at([10, 244, 0, 8]) => Some(&web),
+            _ => None,
+        };
+        let policies = [ObjectKey::new("shop", "ringfence-deny-ingress")];
+        let note = |source| {
+            let story = Story::of(&sighting(source), String::new(), known, &policies);
+            story.note(Verdict::Dropped, Direction::Ingress)
+        };
+        let end = ": policies named ringfence-* are generated, and edits of them are undone.";
+        let from_pod = note(at([10, 244, 0, 8]));
+        assert!(
+            from_pod.ends_with(&format!(
+                "grant it with a ServiceAccess for the Service and this client{end}"
+            )),
+            "{from_pod}"
+        );
+        let from_outside = note(at([203, 0, 113, 9]));
+        assert!(
+            from_outside.ends_with(&format!(
+                "grant it with an ExternalAccess for this address and port{end}"
+            )),
+            "{from_outside}"
+        );
+    }
+
+    #[test]
+    fn a_note_is_never_longer_than_the_api_server_takes() {
+        let long = "n".repeat(63);
+        let mut api = pod(&"p".repeat(253), &[]);
+        api.key.namespace.clone_from(&long);
+        let sighting = Sighting {
+            packet: Refused {
+                verdict: Verdict::WouldDrop,
+                direction: Direction::Ingress,
+                source: [10, 244, 0, 8].into(),
+                destination: [10, 244, 0, 7].into(),
+                transport: Transport::Tcp(8080),
+            },
+            packets: 2,
+            first: true,
+        };
+        for (length, more) in [(53, " and 98 more"), (243, " and 99 more")] {
+            let names = (0..100).map(|n| ObjectKey::new(&long, format!("ringfence-{n:0length$}")));
+            let policies: Vec<ObjectKey> = names.collect();
+            let story = Story::of(&sighting, String::new(), |_| Some(&api), &policies);
+            let note = story.note(Verdict::WouldDrop, Direction::Ingress);
+            assert!(note.len() <= 1024, "{} characters: {note}", note.len());
+            assert!(note.contains(more), "{note}");
+        }
     }
 }
