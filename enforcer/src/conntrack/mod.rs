@@ -7,6 +7,7 @@
 
 pub mod begun;
 pub mod socket;
+mod standing;
 pub mod wire;
 
 use std::collections::HashMap;

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 
 use super::Connection;
+use super::standing::Standing;
 use super::wire::{self, Entry, Name};
 use crate::error::{Error, Result};
 use crate::netlink::Incoming;
@@ -70,6 +71,8 @@ pub struct Conntrack {
     list: Socket,
     /// Sets marks, while a list is read.
     marks: Socket,
+    /// What the last walk left marked.
+    standing: Standing,
 }
 
 impl Conntrack {
@@ -82,11 +85,13 @@ impl Conntrack {
         Ok(Self {
             list: open()?,
             marks: open()?,
+            standing: Standing::default(),
         })
     }
 
     /// Looks at connections, one after the other, and marks those that are not `allowed`; takes the mark from those that
-    /// are. What is not to be marked is not kept, so a large table takes no memory.
+    /// are. What is not to be marked is not kept, so a large table takes no memory. Where only revoked ones are asked for and
+    /// the last walk knows them all, the kernel need not look for them.
     ///
     /// # Errors
     /// The kernel does not answer, or refuses; or its table became another so often that no walk was complete. Marks
@@ -96,7 +101,36 @@ impl Conntrack {
         request: &Request<'_>,
         mut allowed: impl FnMut(&Connection) -> bool,
     ) -> Result<Walked> {
-        self.walk_entries(request, |entry| Some(allowed(&entry.connection)))
+        let mut standing = std::mem::take(&mut self.standing);
+        let walked = if request.only_revoked && standing.is_complete() {
+            self.restore(&mut standing, request.bit, allowed)?
+        } else {
+            let judge = |entry: &Entry<'_>| Some(allowed(&entry.connection));
+            self.walk_entries(request, &mut standing, judge)?
+        };
+        // After an error nobody knows what is marked.
+        self.standing = standing;
+        Ok(walked)
+    }
+
+    /// Takes the mark from those of the known ones that are allowed.
+    fn restore(
+        &mut self,
+        standing: &mut Standing,
+        bit: u32,
+        allowed: impl FnMut(&Connection) -> bool,
+    ) -> Result<Walked> {
+        let mut walked = Walked {
+            seen: standing.len(),
+            ..Walked::default()
+        };
+        let names = standing.take_allowed(allowed).into_iter();
+        let remarks: Vec<(Name, bool)> = names.map(|name| (name, false)).collect();
+        for some in remarks.chunks(MARKS_AT_ONCE) {
+            self.remark(some, bit, &mut walked)?;
+        }
+        walked.standing = standing.len();
+        Ok(walked)
     }
 
     /// Looks at connections, one after the other, and changes nothing. One may be shown more than once.
@@ -104,7 +138,7 @@ impl Conntrack {
     /// # Errors
     /// As [`Conntrack::walk`].
     pub fn look(&mut self, request: &Request<'_>, mut show: impl FnMut(&Entry<'_>)) -> Result<Walked> {
-        self.walk_entries(request, |entry| {
+        self.walk_entries(request, &mut Standing::default(), |entry| {
             show(entry);
             None
         })
@@ -114,13 +148,15 @@ impl Conntrack {
     fn walk_entries(
         &mut self,
         request: &Request<'_>,
+        standing: &mut Standing,
         mut allowed: impl FnMut(&Entry<'_>) -> Option<bool>,
     ) -> Result<Walked> {
         let mut walked = Walked::default();
         for _ in 0..WALKS {
             // Whoever was seen twice stands once.
             walked.standing = 0;
-            if self.walk_once(request, &mut allowed, &mut walked)? {
+            standing.begin();
+            if self.walk_once(request, &mut allowed, standing, &mut walked)? {
                 return Ok(walked);
             }
         }
@@ -135,6 +171,7 @@ impl Conntrack {
         &mut self,
         request: &Request<'_>,
         allowed: &mut impl FnMut(&Entry<'_>) -> Option<bool>,
+        standing: &mut Standing,
         walked: &mut Walked,
     ) -> Result<bool> {
         let marked = request.only_revoked.then_some(request.bit);
@@ -164,6 +201,9 @@ impl Conntrack {
                         {
                             let revoke = !allowed;
                             walked.standing += u64::from(revoke);
+                            if revoke {
+                                standing.note(entry.name(), entry.connection);
+                            }
                             if revoke != (entry.connection.mark & request.bit != 0) {
                                 remarks.push((entry.name(), revoke));
                             }

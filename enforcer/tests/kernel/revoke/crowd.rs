@@ -3,10 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
+use ringfence_enforcer::conntrack::Connection;
+use ringfence_enforcer::conntrack::socket::{Conntrack, Request};
 use ringfence_enforcer::kernel::Variant;
 use ringfence_enforcer::options::DEFAULT_REVOKED_MARK;
+use ringfence_enforcer::ruleset::Family;
 
 use super::super::net::Lab;
 use super::entries::{count, put, udp};
@@ -96,4 +100,63 @@ async fn two_hundred_thousand_connections_are_looked_at_and_only_the_forbidden_e
         .await;
     assert_unharmed(&allowed, "the policies always allowed these");
     scene.agent.stop().await;
+}
+
+/// Going through the whole table costs the same however few are marked, so nobody does who knows them.
+#[test]
+fn marks_of_few_connections_are_taken_away_without_a_look_at_all_the_others() {
+    let address = |pod| match Lab::addresses(pod)[0] {
+        IpAddr::V4(address) => address,
+        IpAddr::V6(_) => panic!("IPv4 is first"),
+    };
+    let walked = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        put((0..500).map(|number| udp(address(2), 1024 + number, address(0))));
+        put((0..5).map(|number| udp(address(3), 1024 + number, address(0))));
+        let mut conntrack = Conntrack::open().expect("the kernel tracks connections");
+        let mut walk = |only_revoked, forbidden: &[Ipv4Addr]| {
+            let request = Request {
+                families: &Family::ALL,
+                bit: DEFAULT_REVOKED_MARK,
+                only_revoked,
+                per_second: u32::MAX,
+            };
+            let allowed =
+                |connection: &Connection| !forbidden.iter().any(|it| connection.source == IpAddr::V4(*it));
+            let walked = conntrack.walk(&request, allowed).expect("the kernel lists");
+            (walked, count(Some(DEFAULT_REVOKED_MARK)))
+        };
+        let (both, one) = ([address(2), address(3)], [address(3)]);
+        // Nobody has looked yet: the kernel is asked, and finds none.
+        let first = walk(true, &both);
+        [
+            first,
+            walk(false, &one),
+            walk(true, &one),
+            walk(true, &[]),
+            walk(false, &both),
+            walk(true, &one),
+        ]
+    });
+    let walked = walked.join().expect("a table of its own");
+    let shown = walked.map(|(walked, marked)| {
+        (
+            walked.seen,
+            walked.standing,
+            walked.revoked,
+            walked.restored,
+            marked,
+        )
+    });
+    assert_eq!(
+        shown,
+        [
+            (0, 0, 0, 0, 0),
+            (505, 5, 5, 0, 5),
+            (5, 5, 0, 0, 5),
+            (5, 0, 0, 5, 0),
+            (505, 505, 505, 0, 505),
+            (505, 5, 0, 500, 5),
+        ]
+    );
 }
