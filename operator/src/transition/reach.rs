@@ -1,6 +1,10 @@
 //! What each direction comes to let pass, and what it gives up: by that the directions are put in order.
 
-use ringfence_policy::{Direction, Labels, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Rule};
+use std::collections::HashMap;
+
+use ringfence_policy::{
+    ContainerPort, Direction, Labels, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Rule,
+};
 
 use super::changes::{Changes, Edit, Known};
 use super::order::within;
@@ -50,14 +54,25 @@ pub(super) struct Inside<'a> {
     pub(super) labels: Labels,
 }
 
+/// Pods that are alike.
+struct Kind<'a> {
+    /// One of them.
+    pod: &'a Pod,
+    /// There are others.
+    several: bool,
+}
+
 impl Inside<'_> {
     /// As [`Reach::leaks_before`], for what really passes.
     pub(super) fn leaks_before(&self, first: Direction, second: Direction) -> bool {
         let policies = |direction| [self.before(), self.after()].map(|all| governing(&all, direction));
         let (first, second) = ((first, policies(first)), (second, policies(second)));
-        let mut ends = self.pods.iter().flat_map(|source| {
-            let others = self.pods.iter().filter(|other| other.key != source.key);
-            others.map(move |destination| (source, destination))
+        let kinds = self.kinds();
+        let mut ends = kinds.iter().enumerate().flat_map(|(n, source)| {
+            let others = kinds.iter().enumerate();
+            others
+                .filter(move |(m, _)| n != *m || source.several)
+                .map(move |(_, destination)| (source.pod, destination.pod))
         });
         ends.any(|(source, destination)| {
             let [[first_before, first_after], [second_before, second_after]] =
@@ -76,6 +91,24 @@ impl Inside<'_> {
                 gained && kept && !holds(&first_before, port) && !holds(&second_after, port)
             })
         })
+    }
+
+    /// Pods that no policy and no rule tells apart, one for all: a namespace may have thousands, and pairs are looked at.
+    fn kinds(&self) -> Vec<Kind<'_>> {
+        let policies = [self.before(), self.after()].concat();
+        let mut kinds: HashMap<(Vec<bool>, &[ContainerPort]), Kind<'_>> = HashMap::new();
+        for pod in self.pods {
+            let told = policies.iter().flat_map(|policy| {
+                let rules = [&policy.ingress, &policy.egress].into_iter().flatten().flatten();
+                let named = rules.map(|rule| names(rule, pod, &self.labels));
+                std::iter::once(policy.pod_selector.matches(&pod.labels)).chain(named)
+            });
+            kinds
+                .entry((told.collect(), &pod.ports))
+                .and_modify(|kind| kind.several = true)
+                .or_insert(Kind { pod, several: false });
+        }
+        kinds.into_values().collect()
     }
 
     fn before(&self) -> Vec<&Policy> {

@@ -350,6 +350,17 @@ fn a_change_of_ports_is_one_write_in_place() {
     assert_eq!(causes(&view), [Cause::Changed]);
 }
 
+/// Two thousand pods have four million connections among them: looked at one by one they would take minutes here.
+#[test]
+fn a_namespace_of_thousands_of_pods_is_closed_in_the_order_of_a_small_one() {
+    let closing = |replicas: usize| {
+        let both = HOME.replace("egress: false", "egress: true");
+        let text = both.replace("replicas: 2,", &format!("replicas: {replicas},"));
+        outline(&planned(&view(&text), "home"))
+    };
+    assert_eq!(closing(2000), closing(2));
+}
+
 /// The one direction gives up what the other comes to allow: were the second first, both ends would be open for a moment.
 #[test]
 fn the_direction_that_gives_something_up_goes_before_one_that_only_widens() {
