@@ -125,7 +125,7 @@ impl Freedom {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ZeroTrustBaselineStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status is about; -1 before anybody has looked at the resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 

@@ -11,7 +11,7 @@ use crate::{MOST_DROPS, TopDrop};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ZeroTrustNamespaceStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status is about; -1 before anybody has looked at the resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -88,7 +88,7 @@ pub struct AuditStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceAccessStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status is about; -1 before anybody has looked at the resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
@@ -115,7 +115,7 @@ pub struct ServiceAccessStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ExternalAccessStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status is about; -1 before anybody has looked at the resource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
