@@ -199,6 +199,21 @@ pub enum Peer {
     Block(IpBlock),
 }
 
+impl Peer {
+    /// Whether it stands for a pod by labels, in a policy of the namespace `own`; a block never does. `labels` tells those of the
+    /// pod's namespace, if it is known, where they matter.
+    pub fn selects<'l>(&self, own: &str, pod: &Pod, labels: impl FnOnce() -> Option<&'l Labels>) -> bool {
+        let Self::Pods { namespaces, pods } = self else {
+            return false;
+        };
+        let in_namespace = match namespaces {
+            None => pod.key.namespace == own,
+            Some(selector) => labels().is_some_and(|labels| selector.matches(labels)),
+        };
+        in_namespace && pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels))
+    }
+}
+
 /// A network without some of its parts.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct IpBlock {

@@ -202,7 +202,7 @@ impl Conntrack {
                             let revoke = !allowed;
                             walked.standing += u64::from(revoke);
                             if revoke {
-                                standing.note(entry.name(), entry.connection);
+                                standing.note(entry.connection, || entry.name());
                             }
                             if revoke != (entry.connection.mark & request.bit != 0) {
                                 remarks.push((entry.name(), revoke));

@@ -30,13 +30,13 @@ impl Standing {
         self.complete = true;
     }
 
-    pub(super) fn note(&mut self, name: Name, connection: Connection) {
+    pub(super) fn note(&mut self, connection: Connection, name: impl FnOnce() -> Name) {
         if self.known.len() >= MOST {
             // What is missing has to be asked for all the same.
             *self = Self::default();
         }
         if self.complete {
-            self.known.push((name, connection));
+            self.known.push((name(), connection));
         }
     }
 
@@ -75,7 +75,7 @@ mod tests {
         assert!(!standing.is_complete(), "nobody has looked yet");
         standing.begin();
         for last in 2..5 {
-            standing.note(Name::default(), connection(last));
+            standing.note(connection(last), Name::default);
         }
         let allowed = standing.take_allowed(|connection| connection.source == connection_source(3));
         assert_eq!((allowed.len(), standing.len()), (1, 2));
@@ -91,7 +91,7 @@ mod tests {
         let mut standing = Standing::default();
         standing.begin();
         for _ in 0..=MOST {
-            standing.note(Name::default(), connection(2));
+            standing.note(connection(2), Name::default);
         }
         assert!(!standing.is_complete());
         assert_eq!(standing.len(), 0, "nor is memory kept");

@@ -150,8 +150,8 @@ impl Story {
 
     /// What lets it pass. Whoever edits a generated policy finds the edit undone.
     fn remedy(&self, other: &Party) -> String {
-        let generated = |policy: &&String| policy.split('/').nth(1).is_some_and(is_generated);
-        if !self.policies.iter().any(|policy| generated(&policy)) {
+        let mut names = self.policies.iter().filter_map(|policy| policy.split('/').nth(1));
+        if !names.any(|name| name.starts_with(GENERATED)) {
             return "add a rule for this peer and port to one of them".to_owned();
         }
         let kind = if other.pod.is_some() {
@@ -169,10 +169,6 @@ impl Story {
 const GENERATED: &str = "ringfence-";
 /// The most characters for policies' names in an Event: the API server takes no note of more than 1,024 in all.
 const ROOM_FOR_NAMES: usize = 330;
-
-fn is_generated(name: &str) -> bool {
-    name.starts_with(GENERATED)
-}
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 fn is_zero(count: &u64) -> bool {
@@ -240,6 +236,21 @@ mod tests {
         }
     }
 
+    /// A packet to 10.244.0.7, for the first time.
+    fn sighting(verdict: Verdict, source: IpAddr) -> Sighting {
+        Sighting {
+            packet: Refused {
+                verdict,
+                direction: Direction::Ingress,
+                source,
+                destination: [10, 244, 0, 7].into(),
+                transport: Transport::Tcp(8080),
+            },
+            packets: 1,
+            first: true,
+        }
+    }
+
     #[test]
     fn the_controllers_labels_tell_the_workload() {
         for (name, label, wanted) in [
@@ -269,17 +280,7 @@ mod tests {
     #[test]
     fn a_story_is_one_line_with_both_ends_the_port_and_the_policies() {
         let web = pod("web-0", &[]);
-        let sighting = Sighting {
-            packet: Refused {
-                verdict: Verdict::Dropped,
-                direction: Direction::Ingress,
-                source: [203, 0, 113, 9].into(),
-                destination: [10, 244, 0, 7].into(),
-                transport: Transport::Tcp(8080),
-            },
-            packets: 1,
-            first: true,
-        };
+        let sighting = sighting(Verdict::Dropped, [203, 0, 113, 9].into());
         let known = |address: IpAddr| (address == IpAddr::from([10, 244, 0, 7])).then_some(&web);
         let policies = [ObjectKey::new("shop", "default-deny")];
         let story = Story::of(&sighting, "2026-01-01T00:00:00Z".to_owned(), known, &policies);
@@ -300,17 +301,6 @@ mod tests {
     fn who_meets_a_generated_policy_is_told_to_grant_not_to_edit() {
         let [web, api] = ["web-0", "api-0"].map(|name| pod(name, &[]));
         let at = |address: [u8; 4]| IpAddr::from(address);
-        let sighting = |source: IpAddr| Sighting {
-            packet: Refused {
-                verdict: Verdict::Dropped,
-                direction: Direction::Ingress,
-                source,
-                destination: at([10, 244, 0, 7]),
-                transport: Transport::Tcp(8080),
-            },
-            packets: 1,
-            first: true,
-        };
         let known = |address: IpAddr| match address {
             it if it == at([10, 244, 0, 7]) => Some(&api),
             it if it == at([10, 244, 0, 8]) => Some(&web),
@@ -318,7 +308,12 @@ mod tests {
         };
         let policies = [ObjectKey::new("shop", "ringfence-deny-ingress")];
         let note = |source| {
-            let story = Story::of(&sighting(source), String::new(), known, &policies);
+            let story = Story::of(
+                &sighting(Verdict::Dropped, source),
+                String::new(),
+                known,
+                &policies,
+            );
             story.note(Verdict::Dropped, Direction::Ingress)
         };
         let end = ": policies named ringfence-* are generated, and edits of them are undone.";
@@ -343,17 +338,7 @@ mod tests {
         let long = "n".repeat(63);
         let mut api = pod(&"p".repeat(253), &[]);
         api.key.namespace.clone_from(&long);
-        let sighting = Sighting {
-            packet: Refused {
-                verdict: Verdict::WouldDrop,
-                direction: Direction::Ingress,
-                source: [10, 244, 0, 8].into(),
-                destination: [10, 244, 0, 7].into(),
-                transport: Transport::Tcp(8080),
-            },
-            packets: 2,
-            first: true,
-        };
+        let sighting = sighting(Verdict::WouldDrop, [10, 244, 0, 8].into());
         for (length, more) in [(53, " and 98 more"), (243, " and 99 more")] {
             let names = (0..100).map(|n| ObjectKey::new(&long, format!("ringfence-{n:0length$}")));
             let policies: Vec<ObjectKey> = names.collect();

@@ -29,12 +29,15 @@ pub(super) fn steps(view: &ClusterView, namespace: &str, changes: &Changes) -> V
         .map(|owner| exempt::selectors(owner))
         .unwrap_or_default();
     let sides = DIRECTIONS.map(|direction| (direction, Side::of(changes, &pods, direction, &spared)));
-    let inside = Inside {
-        changes,
-        pods: &pods,
-        labels: view.namespace_labels(namespace).unwrap_or_default(),
+    let leaks = || {
+        let labels = view.namespace_labels(namespace).unwrap_or_default();
+        let inside = Inside::new(changes, &pods, &labels);
+        [
+            inside.leaks_before(Direction::Ingress, Direction::Egress),
+            inside.leaks_before(Direction::Egress, Direction::Ingress),
+        ]
     };
-    let stages = stages(changes, &ordered(&inside, &sides));
+    let stages = stages(changes, &ordered(changes, &sides, leaks));
     stages
         .iter()
         .flat_map(|(stage, phase)| {
@@ -96,17 +99,17 @@ fn stages(changes: &Changes, ordered: &[&(Direction, Side); 2]) -> Vec<(Vec<Dire
 }
 
 /// The directions, first the one that may go first: it does not let more pass while the other end still passes what it is
-/// about to give up. Pods are looked at only where the text of the writes does not tell which one that is.
-fn ordered<'s>(inside: &Inside<'_>, sides: &'s [(Direction, Side); 2]) -> [&'s (Direction, Side); 2] {
+/// about to give up. Only where the text of the writes does not tell which one that is, `leaks` is asked: whether ingress does
+/// before egress, and the other way round.
+fn ordered<'s>(
+    changes: &Changes,
+    sides: &'s [(Direction, Side); 2],
+    leaks: impl FnOnce() -> [bool; 2],
+) -> [&'s (Direction, Side); 2] {
     let [ingress, egress] = sides;
-    let [into, out] =
-        [ingress, egress].map(|(direction, side)| Reach::written(inside.changes, *direction, side));
+    let [into, out] = [ingress, egress].map(|(direction, side)| Reach::written(changes, *direction, side));
     let unclear = into.leaks_before(out) && out.leaks_before(into);
-    let leaks = |first, second| unclear && inside.leaks_before(first, second);
-    let (ingress_leaks, egress_leaks) = (
-        leaks(Direction::Ingress, Direction::Egress),
-        leaks(Direction::Egress, Direction::Ingress),
-    );
+    let [ingress_leaks, egress_leaks] = if unclear { leaks() } else { [false; 2] };
     let rank = |(_, side): &(Direction, Side), reach: Reach| {
         (reach.widens, !reach.narrows, !side.closes, side.opens)
     };

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use ringfence_policy::{
-    ContainerPort, Direction, Labels, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Rule,
-};
+use ringfence_policy::{ContainerPort, Direction, Labels, Peer, Pod, Policy, PortRange, Protocol, Rule};
 
 use super::changes::{Changes, Edit, Known};
 use super::order::within;
@@ -48,10 +46,11 @@ fn passes(policy: &Policy, direction: Direction) -> bool {
 
 /// The connections between the pods of a namespace: only there do the writes of one plan decide about both ends.
 pub(super) struct Inside<'a> {
-    pub(super) changes: &'a Changes,
-    pub(super) pods: &'a [Pod],
+    before: Vec<&'a Policy>,
+    after: Vec<&'a Policy>,
     /// Those of the namespace.
-    pub(super) labels: Labels,
+    labels: &'a Labels,
+    kinds: Vec<Kind<'a>>,
 }
 
 /// Pods that are alike.
@@ -62,14 +61,30 @@ struct Kind<'a> {
     several: bool,
 }
 
-impl Inside<'_> {
+impl<'a> Inside<'a> {
+    /// What the changes mean for a namespace with these pods and labels.
+    pub(super) fn new(changes: &'a Changes, pods: &'a [Pod], labels: &'a Labels) -> Self {
+        let same = changes.constant.iter();
+        let before = same.clone().chain(&changes.bridges).chain(&changes.removals);
+        let before = before.chain(changes.edits.iter().map(|edit| &edit.before));
+        let after = same.chain(changes.creations.iter().map(|(known, _)| known));
+        let after = after.chain(changes.edits.iter().map(|edit| &edit.after));
+        let (before, after) = (meanings(before), meanings(after));
+        let kinds = kinds(&[before.as_slice(), &after].concat(), pods, labels);
+        Self {
+            before,
+            after,
+            labels,
+            kinds,
+        }
+    }
+
     /// As [`Reach::leaks_before`], for what really passes.
     pub(super) fn leaks_before(&self, first: Direction, second: Direction) -> bool {
-        let policies = |direction| [self.before(), self.after()].map(|all| governing(&all, direction));
+        let policies = |direction| [&self.before, &self.after].map(|all| governing(all, direction));
         let (first, second) = ((first, policies(first)), (second, policies(second)));
-        let kinds = self.kinds();
-        let mut ends = kinds.iter().enumerate().flat_map(|(n, source)| {
-            let others = kinds.iter().enumerate();
+        let mut ends = self.kinds.iter().enumerate().flat_map(|(n, source)| {
+            let others = self.kinds.iter().enumerate();
             others
                 .filter(move |(m, _)| n != *m || source.several)
                 .map(move |(_, destination)| (source.pod, destination.pod))
@@ -83,7 +98,7 @@ impl Inside<'_> {
                 });
             // Ports that differ in anything differ at the beginning of a range, or after the end of one.
             let starts = first_after.iter().chain(&second_before);
-            let starts = starts.map(|(protocol, start, _)| (*protocol, *start));
+            let starts = starts.map(|range| (range.protocol, range.first));
             let ends = first_before.iter().chain(&second_after).filter_map(after_end);
             let mut ports = starts.chain(ends);
             ports.any(|port| {
@@ -93,40 +108,14 @@ impl Inside<'_> {
         })
     }
 
-    /// Pods that no policy and no rule tells apart, one for all: a namespace may have thousands, and pairs are looked at.
-    fn kinds(&self) -> Vec<Kind<'_>> {
-        let policies = [self.before(), self.after()].concat();
-        let mut kinds: HashMap<(Vec<bool>, &[ContainerPort]), Kind<'_>> = HashMap::new();
-        for pod in self.pods {
-            let told = policies.iter().flat_map(|policy| {
-                let rules = [&policy.ingress, &policy.egress].into_iter().flatten().flatten();
-                let named = rules.map(|rule| names(rule, pod, &self.labels));
-                std::iter::once(policy.pod_selector.matches(&pod.labels)).chain(named)
-            });
-            kinds
-                .entry((told.collect(), &pod.ports))
-                .and_modify(|kind| kind.several = true)
-                .or_insert(Kind { pod, several: false });
-        }
-        kinds.into_values().collect()
-    }
-
-    fn before(&self) -> Vec<&Policy> {
-        let changes = self.changes;
-        let edited = changes.edits.iter().map(|edit| &edit.before);
-        let same = changes.constant.iter().chain(&changes.bridges);
-        meanings(same.chain(&changes.removals).chain(edited))
-    }
-
-    fn after(&self) -> Vec<&Policy> {
-        let changes = self.changes;
-        let edited = changes.edits.iter().map(|edit| &edit.after);
-        let created = changes.creations.iter().map(|(known, _)| known);
-        meanings(changes.constant.iter().chain(created).chain(edited))
-    }
-
     /// What one end of a connection lets pass.
-    fn passing(&self, policies: &[&Policy], direction: Direction, source: &Pod, destination: &Pod) -> Ranges {
+    fn passing(
+        &self,
+        policies: &[&Policy],
+        direction: Direction,
+        source: &Pod,
+        destination: &Pod,
+    ) -> Vec<PortRange> {
         let (pod, peer) = match direction {
             Direction::Ingress => (destination, source),
             Direction::Egress => (source, destination),
@@ -140,10 +129,27 @@ impl Inside<'_> {
         }
         isolating
             .flat_map(|policy| policy.rules(direction).unwrap_or_default())
-            .filter(|rule| names(rule, peer, &self.labels))
+            .filter(|rule| names(rule, peer, self.labels))
             .flat_map(|rule| ports(rule, destination))
             .collect()
     }
+}
+
+/// Pods that no policy and no rule tells apart, one for all: a namespace may have thousands, and pairs are looked at.
+fn kinds<'a>(policies: &[&Policy], pods: &'a [Pod], labels: &Labels) -> Vec<Kind<'a>> {
+    let mut kinds: HashMap<(Vec<bool>, &[ContainerPort]), Kind<'a>> = HashMap::new();
+    for pod in pods {
+        let told = policies.iter().flat_map(|policy| {
+            let rules = [&policy.ingress, &policy.egress].into_iter().flatten().flatten();
+            let named = rules.map(|rule| names(rule, pod, labels));
+            std::iter::once(policy.pod_selector.matches(&pod.labels)).chain(named)
+        });
+        kinds
+            .entry((told.collect(), &pod.ports))
+            .and_modify(|kind| kind.several = true)
+            .or_insert(Kind { pod, several: false });
+    }
+    kinds.into_values().collect()
 }
 
 fn meanings<'a>(known: impl Iterator<Item = &'a Known>) -> Vec<&'a Policy> {
@@ -155,18 +161,12 @@ fn governing<'a>(policies: &[&'a Policy], direction: Direction) -> Vec<&'a Polic
     policies.iter().filter(governs).copied().collect()
 }
 
-/// Ranges of ports, each of one protocol, both ends included.
-type Ranges = Vec<(Protocol, u16, u16)>;
-
-const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-
-fn holds(ranges: &Ranges, (protocol, port): (Protocol, u16)) -> bool {
-    let mut ranges = ranges.iter();
-    ranges.any(|(of, first, last)| *of == protocol && (*first..=*last).contains(&port))
+fn holds(ranges: &[PortRange], (protocol, port): (Protocol, u16)) -> bool {
+    ranges.iter().any(|range| range.contains(protocol, port))
 }
 
-fn after_end((protocol, _, last): &(Protocol, u16, u16)) -> Option<(Protocol, u16)> {
-    last.checked_add(1).map(|next| (*protocol, next))
+fn after_end(range: &PortRange) -> Option<(Protocol, u16)> {
+    range.last.checked_add(1).map(|next| (range.protocol, next))
 }
 
 /// Whether a rule names a pod of its own namespace, which has these labels.
@@ -174,37 +174,22 @@ fn names(rule: &Rule, peer: &Pod, labels: &Labels) -> bool {
     let Some(peers) = &rule.peers else { return true };
     peers.iter().any(|one| match one {
         Peer::Block(block) => peer.addresses.iter().any(|address| block.contains(*address)),
-        Peer::Pods { namespaces, pods } => {
-            let inside = namespaces
-                .as_ref()
-                .is_none_or(|selector| selector.matches(labels));
-            inside
-                && pods
-                    .as_ref()
-                    .is_none_or(|selector| selector.matches(&peer.labels))
-        }
+        Peer::Pods { .. } => one.selects(&peer.key.namespace, peer, || Some(labels)),
     })
 }
 
-fn ports(rule: &Rule, destination: &Pod) -> Ranges {
+fn ports(rule: &Rule, destination: &Pod) -> Vec<PortRange> {
     match &rule.ports {
         None => everything(),
-        Some(ports) => ports.iter().flat_map(|port| numbers(port, destination)).collect(),
-    }
-}
-
-fn numbers(port: &PortMatch, destination: &Pod) -> Ranges {
-    let protocol = port.protocol;
-    match &port.port {
-        None => vec![(protocol, 0, u16::MAX)],
-        Some(PortSpec::Range(first, last)) => vec![(protocol, *first, *last)],
-        Some(PortSpec::Named(name)) => destination
-            .named_port(protocol, name)
-            .map(|number| (protocol, number, number))
+        Some(ports) => ports
+            .iter()
+            .flat_map(|port| port.ranges_at(destination))
             .collect(),
     }
 }
 
-fn everything() -> Ranges {
-    PROTOCOLS.map(|protocol| (protocol, 0, u16::MAX)).to_vec()
+fn everything() -> Vec<PortRange> {
+    [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
+        .map(PortRange::all)
+        .to_vec()
 }

@@ -17,7 +17,7 @@ use crate::random::{
     AWAY, Ground, HOME, Wishes, access, cluster, external, foreign, ground, identified, identity, labels,
     named, pod, policy, service, sources, wishes, zero_trust,
 };
-use crate::transition_properties::{Measure, allowed, exchanges, flows};
+use crate::transition_properties::{Measure, allowed, flows};
 
 /// The namespaces whose policies are written.
 const NAMESPACES: [&str; 2] = [HOME, AWAY];
@@ -281,12 +281,7 @@ impl Bounds {
             ApiServer::new().apply_unversioned(&mut last, step);
         }
         let flows = flows(&world(view));
-        // The one exception that no order of writes can spare (the documentation of `transition` has it).
-        let measure = if exchanges(view, &last) {
-            Measure::Ends
-        } else {
-            measure
-        };
+        let measure = measure.sparing(view, &last);
         Self {
             before: allowed(view, &flows, measure),
             after: allowed(&last, &flows, measure),

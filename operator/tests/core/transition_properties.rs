@@ -69,9 +69,21 @@ pub(crate) fn allowed(view: &ClusterView, flows: &[Flow], measure: Measure) -> B
         .collect()
 }
 
+impl Measure {
+    /// The measure for a change from one state to another: the ends alone in the one exception that no order of writes can
+    /// spare (the documentation of `transition` has it).
+    pub(crate) fn sparing(self, before: &ClusterView, after: &ClusterView) -> Self {
+        if exchanges(before, after) {
+            Self::Ends
+        } else {
+            self
+        }
+    }
+}
+
 /// Whether, between pods of the namespace, each direction comes to let a connection pass that the other one gives up: then one of
 /// the two ends is open before the other one closes, whichever direction goes first.
-pub(crate) fn exchanges(before: &ClusterView, after: &ClusterView) -> bool {
+fn exchanges(before: &ClusterView, after: &ClusterView) -> bool {
     let world = world(after);
     let home = |address: &IpAddr| {
         let mut pods = world.pods.values().filter(|pod| pod.key.namespace == HOME);
@@ -105,12 +117,7 @@ fn carry_out(
     for step in &plan.steps {
         ApiServer::new().apply_unversioned(&mut last, step);
     }
-    // The one exception that no order of writes can spare (the documentation of `transition` has it).
-    let measure = if exchanges(&view, &last) {
-        Measure::Ends
-    } else {
-        measure
-    };
+    let measure = measure.sparing(&view, &last);
     let (before, after) = (allowed(&view, &flows, measure), allowed(&last, &flows, measure));
     let show = |n: &usize| {
         format!(

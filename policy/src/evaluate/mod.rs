@@ -161,15 +161,9 @@ fn matching_peer(world: &impl Lookup, policy: &Policy, rule: &Rule, other: IpAdd
 pub(crate) fn peer_matches(world: &impl Lookup, policy: &Policy, peer: &Peer, other: IpAddr) -> bool {
     match peer {
         Peer::Block(block) => block.contains(other),
-        Peer::Pods { namespaces, pods } => world.pod(other).is_some_and(|pod| {
-            let in_namespace = match namespaces {
-                None => pod.key.namespace == policy.key.namespace,
-                Some(selector) => {
-                    let namespace = world.namespace(&pod.key.namespace);
-                    namespace.is_some_and(|namespace| selector.matches(&namespace.labels))
-                }
-            };
-            in_namespace && pods.as_ref().is_none_or(|selector| selector.matches(&pod.labels))
+        Peer::Pods { .. } => world.pod(other).is_some_and(|pod| {
+            let labels = || Some(&world.namespace(&pod.key.namespace)?.labels);
+            peer.selects(&policy.key.namespace, pod, labels)
         }),
     }
 }

@@ -80,7 +80,7 @@ fn add_ingress(
 ) {
     let ports = match &rule.ports {
         None => Ports::Any,
-        Some(ports) => Ports::Only(ports.iter().flat_map(|port| ranges_at(port, pod)).collect()),
+        Some(ports) => Ports::Only(ports.iter().flat_map(|port| port.ranges_at(pod)).collect()),
     };
     collector.add_peers(
         groups.resolve(&policy.key.namespace, rule.peers.as_deref()),
@@ -88,13 +88,16 @@ fn add_ingress(
     );
 }
 
-fn ranges_at(port: &PortMatch, pod: &Pod) -> Vec<PortRange> {
-    match &port.port {
-        Some(PortSpec::Named(name)) => pod
-            .named_port(port.protocol, name)
-            .map(|number| PortRange::one(port.protocol, number))
-            .collect(),
-        _ => numeric(port).into_iter().collect(),
+impl PortMatch {
+    /// The ports that it stands for at a destination: a name stands for what the pod declares under it.
+    pub fn ranges_at(&self, destination: &Pod) -> Vec<PortRange> {
+        match &self.port {
+            Some(PortSpec::Named(name)) => destination
+                .named_port(self.protocol, name)
+                .map(|number| PortRange::one(self.protocol, number))
+                .collect(),
+            _ => numeric(self).into_iter().collect(),
+        }
     }
 }
 

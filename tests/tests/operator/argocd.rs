@@ -20,7 +20,7 @@ const TIME: &str = "2026-01-01T00:00:00Z";
 const UID: &str = "00000000-0000-0000-0000-000000000000";
 
 /// An object of the API server, as arguments of kubectl.
-type Place = &'static [&'static str];
+type Place<'a> = &'a [&'a str];
 
 /// What Argo CD is to show of a state.
 #[derive(Clone, Copy)]
@@ -58,7 +58,7 @@ impl TestData {
     }
 
     /// Takes the state in which an object is now.
-    pub(crate) async fn take(&mut self, lab: &Lab, state: &str, place: Place, shown: Shown) {
+    pub(crate) async fn take(&mut self, lab: &Lab, state: &str, place: Place<'_>, shown: Shown) {
         let path = format!("testdata/{state}.yaml");
         let object = settled(lab, &self.folder().join(&path), place).await;
         let (health, message) = match shown {
@@ -87,7 +87,7 @@ fn updating() -> bool {
 }
 
 /// An object once it is as committed: statuses come about in steps, and conditions that do not decide may come last.
-async fn settled(lab: &Lab, path: &std::path::Path, place: Place) -> Value {
+async fn settled(lab: &Lab, path: &std::path::Path, place: Place<'_>) -> Value {
     if updating() {
         tokio::time::sleep(std::time::Duration::from_secs(2)).await;
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -112,7 +112,7 @@ async fn settled(lab: &Lab, path: &std::path::Path, place: Place) -> Value {
 }
 
 /// An object as it is now, without what is another in each run.
-fn now(lab: &Lab, place: Place) -> Value {
+fn now(lab: &Lab, place: Place<'_>) -> Value {
     let got = kubectl(lab, &[&["get", "-o", "json"], place].concat());
     let mut object: Value = serde_json::from_str(&got).unwrap();
     let meta = object["metadata"].as_object_mut().unwrap();
@@ -158,13 +158,13 @@ fn kubectl(lab: &Lab, args: &[&str]) -> String {
     String::from_utf8(done.stdout).unwrap()
 }
 
-fn patch(lab: &Lab, place: Place, patch: &Value) {
+fn patch(lab: &Lab, place: Place<'_>, patch: &Value) {
     let patch = patch.to_string();
     kubectl(lab, &[&["patch", "--type=merge", "-p", &patch], place].concat());
 }
 
 /// Takes the states of an object that the operator, which is away, has not seen: another spec, and its end.
-pub(crate) async fn unseen(lab: &Lab, data: &mut TestData, place: Place, spec: Value) {
+pub(crate) async fn unseen(lab: &Lab, data: &mut TestData, place: Place<'_>, spec: Value) {
     patch(lab, place, &json!({"spec": spec}));
     data.take(lab, "progressing_changed", place, NEW).await;
     patch(
@@ -176,7 +176,7 @@ pub(crate) async fn unseen(lab: &Lab, data: &mut TestData, place: Place, spec: V
     data.take(lab, "progressing_leaving", place, LEAVING).await;
 }
 
-const BASELINE: Place = &["ztb", "default"];
+const BASELINE: Place<'_> = &["ztb", "default"];
 
 async fn in_namespaces(lab: &Lab, name: &str, allow: Value) {
     let spec = json!({"mode": "Enforce", "allow": allow});
@@ -255,27 +255,11 @@ impl All {
         self.baseline.take(lab, "progressing_new", BASELINE, NEW).await;
     }
 
-    async fn take(&mut self, lab: &Lab, state: &str, namespace: &'static str, shown: Shown) {
-        let places: [Place; 3] = match namespace {
-            "shop" => [
-                &["-n", "shop", "ztn", "default"],
-                &["-n", "shop", "sva", "api"],
-                &["-n", "shop", "exa", "bank"],
-            ],
-            "waiting" => [
-                &["-n", "waiting", "ztn", "default"],
-                &["-n", "waiting", "sva", "api"],
-                &["-n", "waiting", "exa", "bank"],
-            ],
-            _ => [
-                &["-n", "stuck", "ztn", "default"],
-                &["-n", "stuck", "sva", "api"],
-                &["-n", "stuck", "exa", "bank"],
-            ],
-        };
+    async fn take(&mut self, lab: &Lab, state: &str, namespace: &str, shown: Shown) {
+        let places = [["ztn", "default"], ["sva", "api"], ["exa", "bank"]];
         let kinds = [&mut self.namespaces, &mut self.accesses, &mut self.externals];
-        for (data, place) in kinds.into_iter().zip(places) {
-            data.take(lab, state, place, shown).await;
+        for (data, [kind, name]) in kinds.into_iter().zip(places) {
+            data.take(lab, state, &["-n", namespace, kind, name], shown).await;
         }
     }
 
@@ -361,7 +345,7 @@ fn test_data_of_argo_cd_is_what_the_operator_writes() {
 fn test_data_of_argo_cd_about_the_probe_is_what_the_operator_writes() {
     let lab = probe::lab();
     let mut data = TestData::of("EnforcementProbe");
-    let place: Place = &["eprobe", "default"];
+    let place: Place<'_> = &["eprobe", "default"];
     block_on(async {
         probe::switch_on(&lab, json!({})).await;
         data.take(&lab, "progressing_new", place, NEW).await;
