@@ -8,6 +8,7 @@ use ringfence_crd::ServiceAccess;
 use ringfence_operator::accounts::{STAMP_LABEL, account_of, carries, stamp};
 use serde_json::{Value, json};
 
+use crate::admission::refused;
 use crate::lab::{LIMIT, Lab, block_on, shared, until};
 
 fn pod(name: &str, account: &str, labels: &Value) -> Value {
@@ -144,26 +145,16 @@ fn a_stamp_cannot_be_forged_afterwards_either() {
             .await;
         assert_eq!(removed.labels()[STAMP_LABEL], "default");
 
-        let api = lab.api::<Pod>("forgers");
-        let by_status = api
-            .patch_status("forger", &PatchParams::default(), &Patch::Merge(&forged))
-            .await;
-        let said = by_status.unwrap_err().to_string();
-        assert!(said.contains("runs, which is 'default' here"), "{said}");
+        // The three policies are in force one after the other.
+        let path = "/api/v1/namespaces/forgers/pods/forger";
+        let words = "runs, which is 'default' here";
+        refused(&lab.client, "PATCH", &format!("{path}/status"), &forged, words).await;
 
         let binding = json!({"apiVersion": "v1", "kind": "Binding",
             "metadata": {"name": "forger", "labels": {"ringfence.dev/service-account-2": "XaZ"}},
             "target": {"kind": "Node", "name": "somewhere"}});
-        let request = kube::core::Request::new("/api/v1/namespaces/forgers/pods/forger/binding")
-            .create(&PostParams::default(), serde_json::to_vec(&binding).unwrap())
-            .unwrap();
-        let said = lab
-            .client
-            .request::<Value>(request)
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(said.contains("a Binding must not carry labels"), "{said}");
+        let words = "a Binding must not carry labels";
+        refused(&lab.client, "POST", &format!("{path}/binding"), &binding, words).await;
     });
 }
 

@@ -19,7 +19,7 @@ fn put_in_force(lab: &Lab, names: &[&str]) {
 }
 
 /// Asks until the API server refuses in these words: a policy is in force a moment after it is written.
-async fn refused(client: &Client, method: &str, path: &str, body: &Value, words: &str) {
+pub(crate) async fn refused(client: &Client, method: &str, path: &str, body: &Value, words: &str) {
     let path = format!("{path}?dryRun=All");
     until(
         &format!("{method} {path} to be refused: {words}"),
