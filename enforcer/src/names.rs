@@ -12,13 +12,11 @@ use crate::ruleset::Family;
 
 /// What the name of each of our chains and sets starts with, and of no other.
 pub const PREFIX: &str = "RINGF-";
-/// The first of our chains, whatever built-in chain leads to it.
+/// The first of our chains, whatever built-in chain leads to it. The rules there carry no comment: every packet of the node
+/// is tested against them, and the name says whose they are.
 pub const FORWARD: &str = "RINGF-FORWARD";
 /// Where packets of revoked connections end.
 pub const REVOKED: &str = "RINGF-REVOKED";
-/// The rule of a built-in chain that leads to [`FORWARD`], as iptables-save prints it without `-A CHAIN`. It carries no
-/// comment: every packet of the node would be tested against it, and the name says whose it is.
-pub const JUMP: &str = "-j RINGF-FORWARD";
 
 /// What the names of the chains for some ports of an isolation start with.
 const PORT_PREFIX: &str = "RINGF-R-";

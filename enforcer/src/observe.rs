@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::names;
-use crate::rules::parse;
+use crate::rules::{Rule, parse};
 use crate::ruleset::{Element, Hook};
 use crate::state::HeldTables;
 
@@ -39,8 +39,9 @@ pub fn tables(saved: &str) -> HeldTables {
             if let Some(hook) = Hook::ALL.into_iter().find(|hook| hook.chain() == chain) {
                 let position = positions.entry(hook).or_default();
                 *position += 1;
-                if rule == names::JUMP {
-                    tables.jumps.entry(hook).or_default().push(*position);
+                if is_jump(rule) {
+                    let jumps = tables.jumps.entry(hook).or_default();
+                    jumps.push((*position, rule.to_owned()));
                 }
             } else if chain.starts_with(names::PREFIX) {
                 tables
@@ -54,12 +55,17 @@ pub fn tables(saved: &str) -> HeldTables {
     tables
 }
 
-/// Rules of built-in chains that lead to our chains and are not the jump that we write today.
+/// Whether this rule of a built-in chain is one that we write today.
+fn is_jump(rule: &str) -> bool {
+    matches!(parse::rule(rule), Some(Rule::Enter | Rule::EnterRevoked { .. }))
+}
+
+/// Rules of built-in chains that lead to our chains and are not jumps that we write today.
 fn strays(saved: &str) -> BTreeSet<(String, String)> {
     let hooked = |chain: &str| Hook::ALL.iter().any(|hook| hook.chain() == chain);
     let ways_in = references(saved).into_iter();
     ways_in
-        .filter(|(chain, rule)| (hooked(chain) && rule != names::JUMP) || chain == "OUTPUT")
+        .filter(|(chain, rule)| (hooked(chain) && !is_jump(rule)) || chain == "OUTPUT")
         .collect()
 }
 
@@ -100,12 +106,18 @@ mod tests {
     fn chains_and_the_places_of_the_jumps_are_read() {
         let tables = tables(
             "*filter\n:FORWARD DROP [12:34]\n:KUBE-FORWARD - [0:0]\n:RINGF-FORWARD - [0:0]\n:RINGF-REVOKED - [0:0]\n\
-             -A INPUT -j RINGF-FORWARD\n\
-             -A FORWARD -j KUBE-FORWARD\n-A FORWARD -j RINGF-FORWARD\n\
+             -A INPUT -m conntrack ! --ctstate ESTABLISHED -j RINGF-FORWARD\n\
+             -A INPUT -m connmark --mark 0x20/0x20 -j RINGF-FORWARD\n\
+             -A FORWARD -j KUBE-FORWARD\n-A FORWARD -m conntrack ! --ctstate ESTABLISHED -j RINGF-FORWARD\n\
+             -A FORWARD -j RINGF-FORWARD\n\
              -A KUBE-FORWARD -j ACCEPT\n-A RINGF-REVOKED -j DROP\nCOMMIT\n",
         );
-        assert_eq!(tables.jumps_in(Hook::Forward), [2]);
-        assert_eq!(tables.jumps_in(Hook::Input), [1]);
+        let new = "-m conntrack ! --ctstate ESTABLISHED -j RINGF-FORWARD".to_owned();
+        let revoked = "-m connmark --mark 0x20/0x20 -j RINGF-FORWARD".to_owned();
+        assert_eq!(tables.jumps_in(Hook::Forward), [(2, new.clone())]);
+        assert_eq!(tables.jumps_in(Hook::Input), [(1, new), (2, revoked)]);
+        let older = ("FORWARD".to_owned(), "-j RINGF-FORWARD".to_owned());
+        assert_eq!(tables.strays, [older].into());
         assert_eq!(
             tables.chains.keys().collect::<Vec<_>>(),
             ["RINGF-FORWARD", "RINGF-REVOKED"]

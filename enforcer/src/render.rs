@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 
-use crate::names;
 use crate::rules::text;
 use crate::ruleset::Element;
 use crate::state::{ChainChange, SetChange};
@@ -49,8 +48,8 @@ pub fn chains(change: &ChainChange) -> String {
         line(&mut script, format_args!(":{chain} - [0:0]"));
     }
     for (hook, jump) in &change.jumps {
-        for _ in 0..jump.remove {
-            line(&mut script, format_args!("-D {} {}", hook.chain(), names::JUMP));
+        for rule in &jump.remove {
+            line(&mut script, format_args!("-D {} {rule}", hook.chain()));
         }
     }
     for (chain, rule) in &change.strays {
@@ -61,8 +60,10 @@ pub fn chains(change: &ChainChange) -> String {
             .iter()
             .for_each(|rule| line(&mut script, format_args!("-A {chain} {rule}")));
     }
-    for (hook, _) in change.jumps.iter().filter(|(_, jump)| jump.insert) {
-        line(&mut script, format_args!("-I {} 1 {}", hook.chain(), names::JUMP));
+    for (hook, jump) in &change.jumps {
+        for (place, rule) in (1..).zip(&jump.insert) {
+            line(&mut script, format_args!("-I {} {place} {rule}", hook.chain()));
+        }
     }
     for chain in &change.delete {
         line(&mut script, format_args!("-X {chain}"));

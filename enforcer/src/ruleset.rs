@@ -182,8 +182,8 @@ pub struct Tables {
     pub sets: BTreeMap<SetId, Set>,
     /// The chains of the filter table, each with its rules in order.
     pub chains: BTreeMap<String, Vec<Rule<SetId>>>,
-    /// The built-in chains whose first rule leads to the first of ours.
-    pub hooks: BTreeSet<Hook>,
+    /// The first rules of built-in chains: those that lead to the first chain of ours.
+    pub hooks: BTreeMap<Hook, Vec<Rule<SetId>>>,
 }
 
 /// What the kernel ought to hold.

@@ -56,7 +56,8 @@ pub fn allows(state: &State, flow: &Flow, direction: Direction) -> Result<bool, 
     } else {
         Hook::Forward
     };
-    if tables.jumps_in(hook).is_empty() {
+    let mut jumps = tables.jumps_in(hook).iter();
+    if !jumps.any(|(_, rule)| parse::rule(rule) == Some(Rule::Enter)) {
         return Ok(true);
     }
     Ok(matches!(
@@ -97,8 +98,9 @@ fn walk(state: &State, flow: &Flow, only: Direction, chain: &str) -> Result<Fate
 
 fn matches(state: &State, flow: &Flow, rule: &Rule<SetName>) -> Result<bool, Fault> {
     Ok(match rule {
-        // A new connection is not revoked, not established, and no control message.
-        Rule::Revoked { .. } | Rule::Established { .. } | Rule::RelatedIcmp(_) | Rule::Discovery { .. } => {
+        Rule::Enter => true,
+        // A new connection is not revoked, and no control message.
+        Rule::Revoked { .. } | Rule::EnterRevoked { .. } | Rule::RelatedIcmp(_) | Rule::Discovery { .. } => {
             false
         }
         Rule::Gate { direction, set } | Rule::Range { direction, set } => {

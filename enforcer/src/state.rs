@@ -43,16 +43,17 @@ pub struct HeldSet {
 pub struct HeldTables {
     /// Our chains, each with its rules as iptables-save prints them, without `-A CHAIN`.
     pub chains: BTreeMap<String, Vec<String>>,
-    /// Where in built-in chains our jump stands, counted from 1. Right is once, at 1. None that it is not in.
-    pub jumps: BTreeMap<Hook, Vec<usize>>,
+    /// Our jumps in built-in chains: where each stands, counted from 1, and as iptables-save prints it. Right is each that is
+    /// wanted, from 1 on. No chain that has none.
+    pub jumps: BTreeMap<Hook, Vec<(usize, String)>>,
     /// Other rules of built-in chains that lead to our chains: chain and rule. Another version may have written them; right
     /// is none.
     pub strays: BTreeSet<(String, String)>,
 }
 
 impl HeldTables {
-    /// Where in this built-in chain our jump stands.
-    pub fn jumps_in(&self, hook: Hook) -> &[usize] {
+    /// Our jumps in this built-in chain.
+    pub fn jumps_in(&self, hook: Hook) -> &[(usize, String)] {
         self.jumps.get(&hook).map_or(&[], Vec::as_slice)
     }
 }
@@ -104,19 +105,19 @@ pub struct ChainChange {
     pub replace: BTreeMap<String, Vec<String>>,
     /// Chains of ours that nothing leads to any more.
     pub delete: BTreeSet<String>,
-    /// What becomes of our jump in built-in chains; none where it stays.
+    /// What becomes of our jumps in built-in chains; none where they stay.
     pub jumps: BTreeMap<Hook, JumpChange>,
     /// Other rules of built-in chains that led to ours and go.
     pub strays: BTreeSet<(String, String)>,
 }
 
-/// A change of our jump in a built-in chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// A change of our jumps in a built-in chain.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct JumpChange {
-    /// How many are removed.
-    pub remove: usize,
-    /// Whether one is put first.
-    pub insert: bool,
+    /// Those that are removed.
+    pub remove: Vec<String>,
+    /// Those that are put first, in this order.
+    pub insert: Vec<String>,
 }
 
 impl ChainChange {
@@ -249,10 +250,13 @@ impl State {
         tables.chains.retain(|chain, _| !change.delete.contains(chain));
         for (hook, change) in &change.jumps {
             let jumps = tables.jumps.entry(*hook).or_default();
-            jumps.drain(..change.remove.min(jumps.len()));
-            if change.insert {
-                jumps.insert(0, 1);
+            for jump in &change.remove {
+                if let Some(place) = jumps.iter().position(|(_, held)| held == jump) {
+                    jumps.remove(place);
+                }
             }
+            let inserted = (1..).zip(change.insert.iter().cloned());
+            *jumps = inserted.chain(jumps.drain(..)).collect();
         }
         tables.jumps.retain(|_, jumps| !jumps.is_empty());
         tables.strays.retain(|stray| !change.strays.contains(stray));
@@ -324,7 +328,7 @@ fn table_differences(
             let (ours, theirs) = (ours.jumps_in(hook), theirs.jumps_in(hook));
             if ours != theirs {
                 let chain = hook.chain();
-                found.push(format!("{family} jump in {chain} at {theirs:?}, not {ours:?}"));
+                found.push(format!("{family} jumps in {chain}: {theirs:?}, not {ours:?}"));
             }
         }
         let strays = theirs.strays.difference(&ours.strays);

@@ -233,15 +233,15 @@ impl<'a> FamilyDiff<'a> {
 
     fn jumps(&self) -> BTreeMap<Hook, JumpChange> {
         let jumps = Hook::ALL.into_iter().filter_map(|hook| {
+            let wanted = self.tables.hooks.get(&hook).into_iter().flatten();
+            // They look no sets up.
+            let wanted = wanted.map(|rule| self.line(hook.chain(), rule));
+            let wanted: Vec<(usize, String)> = (1..).zip(wanted).collect();
             let held = self.held.jumps_in(hook);
-            let wanted: &[usize] = if self.tables.hooks.contains(&hook) {
-                &[1]
-            } else {
-                &[]
-            };
+            let rules = |jumps: &[(usize, String)]| jumps.iter().map(|(_, rule)| rule.clone()).collect();
             let change = JumpChange {
-                remove: held.len(),
-                insert: !wanted.is_empty(),
+                remove: rules(held),
+                insert: rules(&wanted),
             };
             (held != wanted).then_some((hook, change))
         });

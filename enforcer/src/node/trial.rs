@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::kernel::{Kernel, LocalKernel, Tools, Variant};
 use crate::metrics::Writes;
 use crate::names::{self, SetName};
-use crate::rules::{Rule, samples};
-use crate::ruleset::{Family, SetKind};
-use crate::state::{ChainChange, Phase, SetChange};
+use crate::rules::{self, Rule, samples};
+use crate::ruleset::{Family, Hook, SetKind};
+use crate::state::{ChainChange, JumpChange, Phase, SetChange};
 
 /// Tries them for these families.
 pub(super) fn all(variant: Variant, families: &[Family]) -> Vec<Finding> {
@@ -90,8 +90,13 @@ fn everything(family: Family) -> [Phase; 2] {
         targets.map(|chain| (chain.to_owned(), Vec::new())).collect();
     let lines = rules.iter().map(ToString::to_string);
     replace.insert(names::FORWARD.to_owned(), lines.collect());
+    let jump = JumpChange {
+        insert: rules::entrance().iter().map(ToString::to_string).collect(),
+        ..JumpChange::default()
+    };
     let change = ChainChange {
         replace,
+        jumps: Hook::ALL.map(|hook| (hook, jump.clone())).into(),
         ..ChainChange::default()
     };
     [

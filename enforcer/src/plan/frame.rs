@@ -1,5 +1,6 @@
 //! What stands in every ruleset, whatever the pods and policies: the first chain, the ends, the node's own addresses.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,10 +15,7 @@ use crate::ruleset::{Element, Family, Hook, Set, SetKind, Tables};
 /// The tables of a family without any pod.
 pub(super) fn tables(family: Family, options: &Options) -> Tables {
     let mut tables = Tables {
-        hooks: Hook::ALL
-            .into_iter()
-            .filter(|hook| *hook == Hook::Forward || options.police_own_node)
-            .collect(),
+        hooks: hooks(options),
         ..Tables::default()
     };
     tables
@@ -92,11 +90,20 @@ pub(super) fn own_addresses(family: Family, node: &[IpAddr]) -> Set {
     Set::new(SetKind::Address, own.map(|address| Element::address(*address)))
 }
 
-/// The first chain: what known connections and pods that nobody isolates go through, and nothing more. Most packets get no
-/// further than the first rule.
+/// The ways in.
+fn hooks(options: &Options) -> BTreeMap<Hook, Vec<Rule<SetId>>> {
+    let mark = options.revoked_mark;
+    let policed = |hook: &Hook| *hook == Hook::Forward || options.police_own_node;
+    let hooks = Hook::ALL.into_iter().filter(policed);
+    hooks
+        .map(|hook| (hook, vec![Rule::Enter, Rule::EnterRevoked { mark }]))
+        .collect()
+}
+
+/// The first chain: what new connections of pods that nobody isolates go through, and nothing more.
 fn forward(family: Family, options: &Options) -> Vec<Rule<SetId>> {
     let mark = options.revoked_mark;
-    let mut rules = vec![Rule::Established { mark }, Rule::Revoked { mark }];
+    let mut rules = vec![Rule::Revoked { mark }];
     if options.gate_unknown_pods {
         rules.extend(DIRECTIONS.map(|direction| Rule::Range {
             direction,

@@ -7,7 +7,7 @@ pub mod parse;
 mod samples;
 pub mod text;
 
-pub use samples::samples;
+pub use samples::{entrance, samples};
 
 use std::net::IpAddr;
 
@@ -28,14 +28,17 @@ pub const PORT_SLOTS: usize = 15;
 /// [`SetName`](crate::names::SetName) in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule<S> {
+    /// In a built-in chain: a packet of no established connection goes to the first of our chains. All others meet
+    /// nothing but this comparison, and do not match: what matches costs a counter and a way there and back.
+    Enter,
+    /// In a built-in chain: a packet of a revoked connection goes there, too.
+    EnterRevoked {
+        /// The bit of the connection mark that says "revoked".
+        mark: u32,
+    },
     /// A revoked connection goes to the chain that rejects it.
     Revoked {
         /// The bit of the connection mark.
-        mark: u32,
-    },
-    /// A packet of an established connection that is not revoked returns.
-    Established {
-        /// The bit of the connection mark that says "revoked".
         mark: u32,
     },
     /// A control message about a known connection returns.
@@ -150,6 +153,7 @@ impl<S> Rule<S> {
     /// The chain that the rule leads to.
     pub fn target(&self) -> Option<&str> {
         match self {
+            Self::Enter | Self::EnterRevoked { .. } => Some(crate::names::FORWARD),
             Self::Revoked { .. } => Some(crate::names::REVOKED),
             Self::Gate { direction, .. } => Some(crate::names::root(*direction)),
             Self::Range { direction, .. } => Some(crate::names::unknown(*direction)),
@@ -179,7 +183,8 @@ impl<S> Rule<S> {
                 }),
             },
             Self::Revoked { mark } => Rule::Revoked { mark: *mark },
-            Self::Established { mark } => Rule::Established { mark: *mark },
+            Self::Enter => Rule::Enter,
+            Self::EnterRevoked { mark } => Rule::EnterRevoked { mark: *mark },
             Self::RelatedIcmp(family) => Rule::RelatedIcmp(*family),
             Self::Discovery { icmp_type } => Rule::Discovery {
                 icmp_type: *icmp_type,

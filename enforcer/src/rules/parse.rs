@@ -22,19 +22,22 @@ pub fn rule(text: &str) -> Option<Rule<SetName>> {
 /// Rules about a packet's connection.
 fn conversational(words: &[&str]) -> Option<Rule<SetName>> {
     match words {
-        ["-m", "connmark", "--mark", mark, "-j", names::REVOKED] => Some(Rule::Revoked { mark: bit(mark)? }),
+        ["-m", "connmark", "--mark", mark, "-j", chain] => {
+            let mark = bit(mark)?;
+            Some(match *chain {
+                names::FORWARD => Rule::EnterRevoked { mark },
+                _ => Rule::Revoked { mark },
+            })
+        }
         [
             "-m",
             "conntrack",
+            "!",
             "--ctstate",
             "ESTABLISHED",
-            "-m",
-            "connmark",
-            "--mark",
-            mark,
             "-j",
-            "RETURN",
-        ] => Some(Rule::Established { mark: bit(mark)? }),
+            names::FORWARD,
+        ] => Some(Rule::Enter),
         [
             "-p",
             icmp,
@@ -220,6 +223,7 @@ mod tests {
         for rule in crate::rules::samples(Family::V4)
             .into_iter()
             .chain(crate::rules::samples(Family::V6))
+            .chain(crate::rules::entrance())
         {
             let text = rule.to_string();
             assert_eq!(super::rule(&text), Some(rule), "{text}");
@@ -231,6 +235,8 @@ mod tests {
         for text in [
             "-j ACCEPT",
             "-j RETURN -m comment --comment mine",
+            "-j RINGF-FORWARD",
+            "-m conntrack ! --ctstate NEW -j RINGF-FORWARD",
             "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN",
             "-m set ! --match-set RINGF-4-egress.a src -j RINGF-EGRESS",
             "-m set --match-set RINGF-4-egress.a src -j ACCEPT",

@@ -54,12 +54,15 @@ pub fn samples(family: Family) -> Vec<Rule<SetName>> {
     rules
 }
 
+/// One rule of every kind and form that stands in built-in chains.
+pub fn entrance() -> [Rule<SetName>; 2] {
+    let mark = DEFAULT_REVOKED_MARK;
+    [Rule::Enter, Rule::EnterRevoked { mark }]
+}
+
 fn connections(family: Family) -> Vec<Rule<SetName>> {
     let mut rules = vec![
         Rule::Revoked {
-            mark: DEFAULT_REVOKED_MARK,
-        },
-        Rule::Established {
             mark: DEFAULT_REVOKED_MARK,
         },
         Rule::RelatedIcmp(family),

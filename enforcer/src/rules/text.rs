@@ -13,12 +13,9 @@ use crate::ruleset::Family;
 impl<S: Display> Display for Rule<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Revoked { mark } => write!(f, "-m connmark --mark {mark:#x}/{mark:#x}")?,
-            Self::Established { mark } => {
-                write!(
-                    f,
-                    "-m conntrack --ctstate ESTABLISHED -m connmark --mark 0x0/{mark:#x}"
-                )?;
+            Self::Enter => f.write_str("-m conntrack ! --ctstate ESTABLISHED")?,
+            Self::Revoked { mark } | Self::EnterRevoked { mark } => {
+                write!(f, "-m connmark --mark {mark:#x}/{mark:#x}")?;
             }
             Self::RelatedIcmp(family) => write!(f, "-p {} -m conntrack --ctstate RELATED", family.icmp())?,
             Self::Discovery { icmp_type } => {

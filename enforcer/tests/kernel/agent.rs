@@ -216,7 +216,7 @@ async fn a_node_that_moves_to_the_other_variant_keeps_nothing_in_the_first() {
             assert!(
                 namespace
                     .run(&[&format!("{program}-{to}-save")])
-                    .contains(names::JUMP),
+                    .contains(names::FORWARD),
                 "{to}"
             );
         }

@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use ringfence_enforcer::kernel::Variant;
-use ringfence_enforcer::names;
+use ringfence_enforcer::names::SetId;
 use ringfence_enforcer::options::Options;
 use ringfence_enforcer::plan::plan;
+use ringfence_enforcer::rules;
 use ringfence_enforcer::ruleset::{Family, Ruleset};
 use ringfence_policy::{Flow, Node, Policy, Protocol, World, evaluate, resolve};
 
@@ -88,7 +89,7 @@ fn policed_only_when_told_in(variant: Variant) {
         engine.sync(&ruleset(&world)).expect("the kernel takes the rules");
         assert_packets_obey(&lab, &world, when);
         let rules = lab.router.run(&[&format!("iptables-{variant}-save")]);
-        let jump = format!("-A INPUT {}", names::JUMP);
+        let jump = format!("-A INPUT {}", rules::Rule::<SetId>::Enter);
         assert_eq!(rules.contains(&jump), police, "{when}:\n{rules}");
     }
 }

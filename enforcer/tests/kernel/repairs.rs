@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ringfence_enforcer::kernel::{Variant, VariantChoice, cleanup, detect};
 use ringfence_enforcer::metrics::Writes;
 use ringfence_enforcer::names;
+use ringfence_enforcer::rules::entrance;
 use ringfence_enforcer::ruleset::Ruleset;
 use ringfence_policy::Protocol;
 
@@ -70,11 +71,19 @@ fn what_others_break_is_noticed_and_repaired() {
     let first = "RINGF-4-ingress.a";
     for variant in Variant::ALL {
         let iptables = &format!("iptables-{variant}");
-        let damages: [&[&str]; 5] = [
+        let ways_in = entrance().map(|rule| rule.to_string());
+        let [enter, enter_revoked] = ways_in.each_ref().map(|rule| {
+            let command = [iptables.as_str(), "-D", "FORWARD"].into_iter();
+            command.chain(rule.split(' ')).collect::<Vec<_>>()
+        });
+        let between = [iptables.as_str(), "-I", "FORWARD", "2", "-j", "ACCEPT"];
+        let damages: [&[&str]; 7] = [
             &[iptables, "-F"],
             &[iptables, "-I", "FORWARD", "-j", "ACCEPT"],
             &[iptables, "-I", names::FORWARD, "-j", "ACCEPT"],
-            &[iptables, "-D", "FORWARD", "-j", names::FORWARD],
+            &between,
+            &enter,
+            &enter_revoked,
             &["ipset", "flush", first],
         ];
         for damage in damages {

@@ -7,7 +7,7 @@ use ringfence_enforcer::metrics::Writes;
 use ringfence_enforcer::names;
 use ringfence_enforcer::observe::element;
 use ringfence_enforcer::plan::DIRECTIONS;
-use ringfence_enforcer::rules::{Rule, samples};
+use ringfence_enforcer::rules::{Rule, entrance, samples};
 use ringfence_enforcer::ruleset::{Element, Family, Hook, SetKind};
 use ringfence_enforcer::state::{ChainChange, JumpChange, Phase, SetChange, State};
 
@@ -41,8 +41,8 @@ fn everything(family: Family) -> [Phase; 2] {
         rules.iter().map(ToString::to_string).collect(),
     );
     let jump = JumpChange {
-        remove: 0,
-        insert: true,
+        remove: vec![],
+        insert: entrance().iter().map(ToString::to_string).collect(),
     };
     [
         Phase::Sets(sets),
@@ -51,7 +51,7 @@ fn everything(family: Family) -> [Phase; 2] {
             ChainChange {
                 replace,
                 delete: BTreeSet::new(),
-                jumps: Hook::ALL.map(|hook| (hook, jump)).into(),
+                jumps: Hook::ALL.map(|hook| (hook, jump.clone())).into(),
                 strays: BTreeSet::new(),
             },
         ),
@@ -106,7 +106,8 @@ fn every_rule_and_element_is_read_back_as_it_was_written_in_both_variants() {
             "{variant}"
         );
         for hook in Hook::ALL {
-            assert_eq!(held.families[&Family::V4].jumps_in(hook), [1]);
+            let places = held.families[&Family::V4].jumps_in(hook).iter();
+            assert_eq!(places.map(|(place, _)| *place).collect::<Vec<_>>(), [1, 2]);
         }
         for direction in DIRECTIONS {
             assert!(

@@ -3,10 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ringfence_enforcer::names;
-use ringfence_enforcer::options::Options;
+use ringfence_enforcer::options::{DEFAULT_REVOKED_MARK, Options};
 use ringfence_enforcer::plan::DIRECTIONS;
 use ringfence_enforcer::rules::{PORT_SLOTS, Rule};
-use ringfence_enforcer::ruleset::{Family, Ruleset, Tables};
+use ringfence_enforcer::ruleset::{Family, Hook, Ruleset, Tables};
 use ringfence_policy::{
     IpBlock, Namespace, ObjectKey, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Rule as PolicyRule,
     Selector, World,
@@ -202,11 +202,12 @@ fn a_thousand_ranges_that_overlap_stay_within_the_bound_of_elements() {
 }
 
 #[test]
-fn a_packet_of_a_known_connection_meets_one_rule_and_exceptions_come_after_grants() {
+fn a_packet_of_a_known_connection_meets_no_chain_and_exceptions_come_after_grants() {
     let world = small_world(vec![api()], vec![policy("api", "api", &["web"])]);
     for (family, tables) in ruleset(&world, &Options::default()).families {
-        let first = &tables.chains[names::FORWARD][0];
-        assert!(matches!(first, Rule::Established { .. }), "{family}: {first}");
+        let mark = DEFAULT_REVOKED_MARK;
+        let ways_in = [(Hook::Forward, vec![Rule::Enter, Rule::EnterRevoked { mark }])];
+        assert_eq!(tables.hooks, ways_in.into(), "{family}");
         for direction in DIRECTIONS {
             let last = &tables.chains[names::drop_chain(direction)];
             assert!(
