@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use ringfence_telemetry::health::Check;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,7 @@ use crate::metrics::Counters;
 use crate::options::Options;
 use crate::plan::Planner;
 use crate::report::writer::Writer;
-use crate::revoke::Revoker;
+use crate::revoke::{Mark, Revoker};
 use crate::ruleset::Family;
 
 /// How long to wait for more changes after one, and after the first of many: a rollout is one transaction, not a
@@ -83,6 +84,8 @@ pub struct Agent {
     settings: Settings,
     engine: Engine<LocalKernel>,
     revoker: Option<Revoker>,
+    /// Whether packets are to be compared with the mark of revoked connections; `None` where none is revoked.
+    guarded: Option<watch::Receiver<bool>>,
     cluster: Cluster,
     planner: Planner,
     /// Whether leftovers of the other variant have been looked for.
@@ -108,13 +111,17 @@ impl Agent {
     /// An agent that knows nothing yet.
     pub fn new(mut settings: Settings) -> Self {
         let kernel = LocalKernel::new(settings.tools.clone(), settings.variant, &settings.families);
-        let mark = settings.options.revoked_mark;
+        let mark = Mark {
+            bit: settings.options.revoked_mark,
+            guard_for: settings.options.guard_for,
+        };
         let families = settings.families.clone();
         let counters = settings.counters.clone();
         let revoker = settings
             .conntrack
             .take()
             .map(|conntrack| Revoker::start(conntrack, mark, families, counters));
+        let guarded = revoker.as_ref().map(Revoker::guarded);
         let reporting = Reporting::new(settings.report.take(), settings.variant, &settings.families);
         let auditing = Auditing::new(settings.auditor.take());
         Self {
@@ -122,6 +129,7 @@ impl Agent {
             auditing,
             cluster: Cluster::new(settings.node.clone()),
             planner: Planner::new(&settings.families, &settings.options),
+            guarded,
             settings,
             revoker,
             engine: Engine::new(kernel),
@@ -180,6 +188,7 @@ impl Agent {
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(),
                 () = changed(&mut self.news) => self.heard(),
+                revoked = guarded(&mut self.guarded) => self.guard(revoked),
                 () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
                     self.look = None;
                     self.looked = Some(Instant::now());
@@ -220,6 +229,15 @@ impl Agent {
             }
         }
         true
+    }
+
+    /// From now on packets are to be compared with the mark, or need not be.
+    fn guard(&mut self, revoked: bool) {
+        self.planner.guard(revoked);
+        if self.settled {
+            let now = Instant::now();
+            self.due.get_or_insert((now, now));
+        }
     }
 
     /// Somebody else has changed rules: looks soon, and again not before long.
@@ -267,6 +285,16 @@ async fn changed(news: &mut Option<Listening>) {
         Some(news) => news.changed().await,
         None => std::future::pending().await,
     }
+}
+
+/// Whether packets are to be compared with the mark of revoked connections, when that becomes another.
+async fn guarded(guarded: &mut Option<watch::Receiver<bool>>) -> bool {
+    if let Some(told) = guarded
+        && told.changed().await.is_ok()
+    {
+        return *told.borrow_and_update();
+    }
+    std::future::pending().await
 }
 
 /// Dropped packets to tell of; never where nobody tells of any.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ringfence_telemetry::client::ClientArgs;
@@ -238,6 +239,10 @@ pub struct RuleArgs {
     /// The bit of the connection mark that says "revoked"; the other bits are left alone
     #[arg(long, value_name = "BIT", default_value_t = format!("{DEFAULT_REVOKED_MARK:#x}"))]
     pub revoked_mark: String,
+    /// How many seconds after the last revoked connection packets of known connections are still compared with the mark. The
+    /// rule that compares them comes back with the next one, by a write; with 0 it always stands, and every packet pays for it
+    #[arg(long, value_name = "SECONDS", default_value_t = Options::default().guard_for.map_or(0, |time| time.as_secs()), value_parser = clap::value_parser!(u64).range(..=86_400))]
+    pub guard_for: u64,
     /// The netlink group that dropped packets are logged to; 0 logs nothing
     #[arg(long, value_name = "GROUP", default_value_t = LogOptions::default().group)]
     pub drop_log_group: u16,
@@ -281,6 +286,7 @@ impl RuleArgs {
         });
         Ok(Options {
             revoked_mark,
+            guard_for: (self.guard_for > 0).then(|| Duration::from_secs(self.guard_for)),
             log,
             flat_entries: self.flat_entries,
             police_own_node: self.police_own_node,

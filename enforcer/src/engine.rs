@@ -23,7 +23,8 @@ pub struct Engine<K> {
 pub struct Synced {
     /// Writes, one for each phase.
     pub writes: usize,
-    /// Whether some connection that was allowed may no longer be: anything but new elements in sets.
+    /// Whether some connection that was allowed may no longer be: anything but new elements in sets, and the way in of
+    /// connections that are revoked already.
     pub tightens: bool,
 }
 
@@ -127,7 +128,7 @@ impl<K: Kernel> Engine<K> {
 
 fn tightens(phase: &Phase) -> bool {
     match phase {
-        Phase::Chains(..) => true,
+        Phase::Chains(_, change) => !change.is_about_revoked(),
         Phase::Sets(changes) => changes
             .iter()
             .any(|change| matches!(change, SetChange::Remove(name, _) if !name.id().is_known())),

@@ -20,10 +20,10 @@
 //! # The rules
 //!
 //! ```text
-//! FORWARD 1      -> RINGF-FORWARD
-//! INPUT 1        -> RINGF-FORWARD                (only with --police-own-node)
+//! FORWARD, first of all (and INPUT with --police-own-node)
+//!   revoked connection                        -> RINGF-FORWARD   (while any is revoked)
+//!   not ESTABLISHED                           -> RINGF-FORWARD
 //! RINGF-FORWARD
-//!   ESTABLISHED and not revoked               return
 //!   revoked connection                        -> RINGF-REVOKED   (reset or reject)
 //!   source in the isolated set                -> RINGF-EGRESS
 //!   destination in the isolated set           -> RINGF-INGRESS

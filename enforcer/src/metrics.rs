@@ -297,7 +297,7 @@ impl Counters {
         );
         registry.register(
             "ringfence_enforcer_connection_walk_due",
-            "1 while policies have tightened and not all connections were looked at since, else 0",
+            "1 while policies have tightened and not all connections were looked at since, or revoked ones are not rejected yet, else 0",
             self.walk_due.clone(),
         );
         registry.register(

@@ -1,5 +1,7 @@
 //! What shapes the rules, apart from the policies.
 
+use std::time::Duration;
+
 /// The connection mark of revoked flows: a bit that kube-proxy (0x4000, 0x8000 of the packet mark), the portmap plugin
 /// (0x2000), the AWS CNI (0x80) and Tailscale (0xff0000) leave alone.
 pub const DEFAULT_REVOKED_MARK: u32 = 0x2000_0000;
@@ -9,6 +11,9 @@ pub const DEFAULT_REVOKED_MARK: u32 = 0x2000_0000;
 pub struct Options {
     /// The one bit of the connection mark that says "revoked".
     pub revoked_mark: u32,
+    /// How long packets of known connections are compared with that mark after a look that has found revoked ones, until one
+    /// finds none: the rule that compares them comes and goes by a write, so not with each of many changes. `None` is always.
+    pub guard_for: Option<Duration>,
     /// How to log what is dropped; `None` is not at all.
     pub log: Option<LogOptions>,
     /// The most entries that one isolation's peers and ports are multiplied out to, per family. What exceeds it becomes
@@ -40,6 +45,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             revoked_mark: DEFAULT_REVOKED_MARK,
+            guard_for: Some(Duration::from_secs(60)),
             log: Some(LogOptions::default()),
             flat_entries: 20_000,
             leaf_size: 4,

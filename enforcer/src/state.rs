@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::names::SetName;
-use crate::rules::parse;
+use crate::rules::{Rule, parse};
 use crate::ruleset::{Element, Family, Hook, SetKind};
 
 /// What the kernel holds of ours: read back, or what the last transaction left.
@@ -120,7 +120,35 @@ pub struct JumpChange {
     pub insert: Vec<String>,
 }
 
+impl JumpChange {
+    /// Makes the change as the kernel would.
+    fn apply(&self, jumps: &mut Vec<(usize, String)>) {
+        for removed in &self.remove {
+            if let Some(index) = jumps.iter().position(|(_, held)| held == removed) {
+                jumps.remove(index);
+                jumps[index..].iter_mut().for_each(|(place, _)| *place -= 1);
+            }
+        }
+        jumps
+            .iter_mut()
+            .for_each(|(place, _)| *place += self.insert.len());
+        jumps.splice(..0, (1..).zip(self.insert.iter().cloned()));
+    }
+
+    /// Whether nothing but the way in of revoked connections comes or goes.
+    fn is_about_revoked(&self) -> bool {
+        let mut rules = self.remove.iter().chain(&self.insert);
+        rules.all(|rule| matches!(parse::rule(rule), Some(Rule::EnterRevoked { .. })))
+    }
+}
+
 impl ChainChange {
+    /// Whether nothing but the way in of revoked connections comes or goes: no other connection fares differently.
+    pub fn is_about_revoked(&self) -> bool {
+        let elsewhere = !self.replace.is_empty() || !self.delete.is_empty() || !self.strays.is_empty();
+        !elsewhere && self.jumps.values().all(JumpChange::is_about_revoked)
+    }
+
     /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         let ways_in = self.jumps.is_empty() && self.strays.is_empty();
@@ -249,14 +277,7 @@ impl State {
         tables.chains.extend(change.replace.clone());
         tables.chains.retain(|chain, _| !change.delete.contains(chain));
         for (hook, change) in &change.jumps {
-            let jumps = tables.jumps.entry(*hook).or_default();
-            for jump in &change.remove {
-                if let Some(place) = jumps.iter().position(|(_, held)| held == jump) {
-                    jumps.remove(place);
-                }
-            }
-            let inserted = (1..).zip(change.insert.iter().cloned());
-            *jumps = inserted.chain(jumps.drain(..)).collect();
+            change.apply(tables.jumps.entry(*hook).or_default());
         }
         tables.jumps.retain(|_, jumps| !jumps.is_empty());
         tables.strays.retain(|stray| !change.strays.contains(stray));

@@ -76,7 +76,11 @@ impl Agent {
             revoker.judge_by(judge);
         }
         self.gauge();
-        Ok(written?.writes)
+        let writes = written?.writes;
+        if let Some(revoker) = &self.revoker {
+            revoker.compared(self.planner.is_guarded());
+        }
+        Ok(writes)
     }
 
     fn write(&mut self, touched: &Touched) -> Result<Synced> {

@@ -235,15 +235,8 @@ impl<'a> FamilyDiff<'a> {
         let jumps = Hook::ALL.into_iter().filter_map(|hook| {
             let wanted = self.tables.hooks.get(&hook).into_iter().flatten();
             // They look no sets up.
-            let wanted = wanted.map(|rule| self.line(hook.chain(), rule));
-            let wanted: Vec<(usize, String)> = (1..).zip(wanted).collect();
-            let held = self.held.jumps_in(hook);
-            let rules = |jumps: &[(usize, String)]| jumps.iter().map(|(_, rule)| rule.clone()).collect();
-            let change = JumpChange {
-                remove: rules(held),
-                insert: rules(&wanted),
-            };
-            (held != wanted).then_some((hook, change))
+            let wanted: Vec<String> = wanted.map(|rule| self.line(hook.chain(), rule)).collect();
+            jump_change(self.held.jumps_in(hook), &wanted).map(|change| (hook, change))
         });
         jumps.collect()
     }
@@ -264,6 +257,29 @@ impl<'a> FamilyDiff<'a> {
         }
         changes
     }
+}
+
+/// What makes these jumps the first rules of their chain. One that comes before those that stand comes alone, and one that
+/// goes from before them, too: the rest do not move.
+fn jump_change(held: &[(usize, String)], wanted: &[String]) -> Option<JumpChange> {
+    let rules: Vec<&String> = held.iter().map(|(_, rule)| rule).collect();
+    let first = (1..).zip(held).all(|(place, (at, _))| place == *at);
+    let is_end = |all: &[&String], end: &[&String]| first && !end.is_empty() && all.ends_with(end);
+    let wanted: Vec<&String> = wanted.iter().collect();
+    let (remove, insert) = if first && rules == wanted {
+        return None;
+    } else if is_end(&wanted, &rules) {
+        (&[][..], &wanted[..wanted.len() - rules.len()])
+    } else if is_end(&rules, &wanted) {
+        (&rules[..rules.len() - wanted.len()], &[][..])
+    } else {
+        (&rules[..], &wanted[..])
+    };
+    let owned = |rules: &[&String]| rules.iter().map(|rule| (*rule).clone()).collect();
+    Some(JumpChange {
+        remove: owned(remove),
+        insert: owned(insert),
+    })
 }
 
 /// The parts of a family.

@@ -13,9 +13,9 @@ use crate::rules::{DISCOVERY, PeerMatch, Rule};
 use crate::ruleset::{Element, Family, Hook, Set, SetKind, Tables};
 
 /// The tables of a family without any pod.
-pub(super) fn tables(family: Family, options: &Options) -> Tables {
+pub(super) fn tables(family: Family, options: &Options, revoked: bool) -> Tables {
     let mut tables = Tables {
-        hooks: hooks(options),
+        hooks: hooks(options, revoked),
         ..Tables::default()
     };
     tables
@@ -90,14 +90,14 @@ pub(super) fn own_addresses(family: Family, node: &[IpAddr]) -> Set {
     Set::new(SetKind::Address, own.map(|address| Element::address(*address)))
 }
 
-/// The ways in.
-fn hooks(options: &Options) -> BTreeMap<Hook, Vec<Rule<SetId>>> {
+/// The ways in, where connections are revoked or none is.
+pub(super) fn hooks(options: &Options, revoked: bool) -> BTreeMap<Hook, Vec<Rule<SetId>>> {
     let mark = options.revoked_mark;
+    let guard = revoked.then_some(Rule::EnterRevoked { mark });
+    let rules: Vec<_> = guard.into_iter().chain([Rule::Enter]).collect();
     let policed = |hook: &Hook| *hook == Hook::Forward || options.police_own_node;
     let hooks = Hook::ALL.into_iter().filter(policed);
-    hooks
-        .map(|hook| (hook, vec![Rule::Enter, Rule::EnterRevoked { mark }]))
-        .collect()
+    hooks.map(|hook| (hook, rules.clone())).collect()
 }
 
 /// The first chain: what new connections of pods that nobody isolates go through, and nothing more.

@@ -67,6 +67,7 @@ impl Stale {
 #[derive(Debug)]
 pub struct Planner {
     options: Options,
+    guarded: bool,
     ruleset: Ruleset,
     touched: Touched,
     isolations: BTreeMap<String, Planned>,
@@ -95,9 +96,12 @@ struct Group {
 impl Planner {
     /// A planner for these families that knows no pods yet.
     pub fn new(families: &[Family], options: &Options) -> Self {
-        let tables = |family: &Family| (*family, frame::tables(*family, options));
+        // Nobody has looked yet whether connections are revoked.
+        let guarded = true;
+        let tables = |family: &Family| (*family, frame::tables(*family, options, guarded));
         let mut planner = Self {
             options: options.clone(),
+            guarded,
             ruleset: Ruleset {
                 families: families.iter().map(tables).collect(),
             },
@@ -168,6 +172,19 @@ impl Planner {
             self.put_set(family, SetId::pod_ranges(family), ranges);
             self.put_set(family, SetId::known(family), known);
         }
+    }
+
+    /// Plans the ways in: while no connection is revoked, packets of known ones are spared a comparison.
+    pub fn guard(&mut self, revoked: bool) {
+        self.guarded = revoked;
+        for tables in self.ruleset.families.values_mut() {
+            tables.hooks = frame::hooks(&self.options, revoked);
+        }
+    }
+
+    /// Whether packets of known connections are compared with the mark of revoked ones.
+    pub fn is_guarded(&self) -> bool {
+        self.guarded
     }
 
     /// The isolations to plan anew. Empties what is known of the groups that changed.

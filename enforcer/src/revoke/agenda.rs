@@ -68,6 +68,12 @@ pub(super) struct Agenda {
     again: Option<Instant>,
     /// Connections are revoked, as far as is known.
     revoked: bool,
+    /// When connections were last known to be revoked, or not known not to be. Nothing since a look has found none long after.
+    stood: Option<Instant>,
+    /// How long after that packets are still compared with the mark; `None` is for ever.
+    guard_for: Option<Duration>,
+    /// The kernel compares them.
+    compared: bool,
     looking: Option<Look>,
     rest_until: Option<Instant>,
     failures: u32,
@@ -77,7 +83,7 @@ pub(super) struct Agenda {
 impl Agenda {
     /// An agenda that owes every connection a look: an earlier run may have been stopped before it had revoked all that
     /// it should.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(now: Instant, guard_for: Option<Duration>) -> Self {
         Self {
             judge: None,
             untold: true,
@@ -85,6 +91,9 @@ impl Agenda {
             changed: false,
             again: None,
             revoked: false,
+            stood: Some(now),
+            guard_for,
+            compared: true,
             looking: None,
             rest_until: None,
             failures: 0,
@@ -110,9 +119,23 @@ impl Agenda {
         }
     }
 
-    /// Whether all connections have been judged by what the policies say since they last tightened.
+    /// Whether all connections have been judged by what the policies say since they last tightened, and the kernel heeds it.
     pub(super) fn is_settled(&self) -> bool {
-        !self.untold && self.tightened.is_none() && !self.looking.is_some_and(|look| look.for_tightening)
+        let heeded = self.compared || !self.revoked;
+        heeded
+            && !self.untold
+            && self.tightened.is_none()
+            && !self.looking.is_some_and(|look| look.for_tightening)
+    }
+
+    /// Whether the kernel's rules compare packets with the mark now.
+    pub(super) fn compared(&mut self, compared: bool) {
+        self.compared = compared;
+    }
+
+    /// Whether packets are to be compared with the mark.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.stood.is_some()
     }
 
     /// Nobody is to look any more.
@@ -129,7 +152,7 @@ impl Agenda {
             return Next::Wait(None);
         };
         let ready = self.tightened.map(|tightened| tightened.first + ON_THE_WAY);
-        let all = [ready, self.again].into_iter().flatten().min();
+        let all = [ready, self.again, self.unguarded()].into_iter().flatten().min();
         let revoked = (self.changed && self.revoked).then_some(now);
         let Some(soonest) = [all, revoked].into_iter().flatten().min() else {
             return Next::Wait(None);
@@ -173,11 +196,30 @@ impl Agenda {
         };
         self.failures = 0;
         self.revoked = revoked;
+        if revoked {
+            self.stood = Some(now);
+        } else if look.scope == Scope::All {
+            self.find_none(look.began);
+        }
         if look.for_tightening {
             self.again = Some(look.began + LOOK_AGAIN);
         }
         let rest = now.duration_since(look.began) * REST;
         self.rest_until = Some(now + rest.min(LONGEST_REST));
+    }
+
+    /// When packets need no longer be compared with the mark, if a look finds then that no connection carries it.
+    fn unguarded(&self) -> Option<Instant> {
+        Some(self.stood? + self.guard_for?)
+    }
+
+    /// A look at all that began then has found no revoked connection.
+    fn find_none(&mut self, began: Instant) {
+        if self.unguarded().is_some_and(|unguarded| unguarded <= began) {
+            self.stood = None;
+            // The rule may go any moment.
+            self.compared = false;
+        }
     }
 
     /// The look has not shown everything. Returns the pause before the next.
@@ -189,6 +231,7 @@ impl Agenda {
         self.rest_until = Some(now + pause);
         // What it has done before it failed is not known.
         self.revoked = true;
+        self.stood = Some(now);
         match self.looking.take() {
             Some(look) if look.scope == Scope::All => {
                 let last = self.tightened.map_or(look.began, |tightened| tightened.last);

@@ -9,9 +9,10 @@ mod agenda;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agenda::{Agenda, Next, Scope};
+use tokio::sync::watch;
 
 use crate::conntrack::Judge;
 use crate::conntrack::socket::{Conntrack, Request, Walked};
@@ -22,10 +23,20 @@ use crate::ruleset::Family;
 /// How many connections are looked at in a second: 200,000 take half of one, and leave room for others.
 pub const PER_SECOND: u32 = 400_000;
 
+/// How a connection says that it is revoked.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    /// The bit of its mark.
+    pub bit: u32,
+    /// How long after the last revoked connection packets are still compared with it; `None` is for ever.
+    pub guard_for: Option<Duration>,
+}
+
 /// Keeps the marks of connections at what the policies say.
 #[derive(Debug)]
 pub struct Revoker {
     shared: Arc<Shared>,
+    guarded: watch::Receiver<bool>,
 }
 
 #[derive(Debug)]
@@ -36,29 +47,42 @@ struct Shared {
 }
 
 impl Revoker {
-    /// A revoker for connections of these families. `bit` of the connection mark says "revoked".
-    pub fn start(conntrack: Conntrack, bit: u32, families: Vec<Family>, counters: Counters) -> Self {
+    /// A revoker for connections of these families.
+    pub fn start(conntrack: Conntrack, mark: Mark, families: Vec<Family>, counters: Counters) -> Self {
         // Nobody has looked yet.
         counters.walk_due.set(1);
         let shared = Arc::new(Shared {
-            agenda: Mutex::new(Agenda::new()),
+            agenda: Mutex::new(Agenda::new(Instant::now(), mark.guard_for)),
             news: Condvar::new(),
             counters,
         });
+        let (guard, guarded) = watch::channel(true);
         let worker = Worker {
             shared: Arc::clone(&shared),
+            guard,
             conntrack,
-            bit,
+            bit: mark.bit,
             families,
         };
         thread::spawn(move || worker.run());
-        Self { shared }
+        Self { shared, guarded }
+    }
+
+    /// Whether packets are to be compared with the mark, because connections carry it or may do so: from the first that is
+    /// revoked until some time after the last. True until somebody has looked.
+    pub fn guarded(&self) -> watch::Receiver<bool> {
+        self.guarded.clone()
     }
 
     /// The kernel's rules have changed, so that some connection that was allowed may no longer be, where they have
     /// tightened. Says whether [`Revoker::judge_by`] is to follow. What has tightened is not forgotten until it does.
     pub fn rules_changed(&self, tightened: bool) -> bool {
         self.shared.with(|agenda| agenda.rules_changed(tightened))
+    }
+
+    /// Whether the kernel's rules compare packets with the mark now.
+    pub fn compared(&self, compared: bool) {
+        self.shared.with(|agenda| agenda.compared(compared));
     }
 
     /// From now on this is what policies say; the kernel's rules say so already.
@@ -112,6 +136,7 @@ impl Shared {
 /// Looks at connections.
 struct Worker {
     shared: Arc<Shared>,
+    guard: watch::Sender<bool>,
     conntrack: Conntrack,
     bit: u32,
     families: Vec<Family>,
@@ -134,6 +159,8 @@ impl Worker {
                     tracing::error!(%error, ?pause, "connections were not looked at; trying again");
                 }
             }
+            let guarded = self.shared.with(|agenda| agenda.is_guarded());
+            guard(&self.guard, guarded);
         }
     }
 
@@ -145,7 +172,19 @@ impl Worker {
             only_revoked: scope == Scope::Revoked,
             per_second: PER_SECOND,
         };
-        self.conntrack
-            .walk(&request, |connection| judge.allows(connection))
+        let guard = &self.guard;
+        self.conntrack.walk(&request, |connection| {
+            let allowed = judge.allows(connection);
+            if !allowed {
+                // Not at the end of what may be a long look.
+                self::guard(guard, true);
+            }
+            allowed
+        })
     }
+}
+
+/// Says whether packets are to be compared with the mark, where that is news.
+fn guard(told: &watch::Sender<bool>, guarded: bool) {
+    told.send_if_modified(|told| std::mem::replace(told, guarded) != guarded);
 }

@@ -31,7 +31,7 @@ pub enum Rule<S> {
     /// In a built-in chain: a packet of no established connection goes to the first of our chains. All others meet
     /// nothing but this comparison, and do not match: what matches costs a counter and a way there and back.
     Enter,
-    /// In a built-in chain: a packet of a revoked connection goes there, too.
+    /// In a built-in chain: a packet of a revoked connection goes there, too. It stands there while any is revoked.
     EnterRevoked {
         /// The bit of the connection mark that says "revoked".
         mark: u32,

@@ -57,7 +57,7 @@ pub fn samples(family: Family) -> Vec<Rule<SetName>> {
 /// One rule of every kind and form that stands in built-in chains.
 pub fn entrance() -> [Rule<SetName>; 2] {
     let mark = DEFAULT_REVOKED_MARK;
-    [Rule::Enter, Rule::EnterRevoked { mark }]
+    [Rule::EnterRevoked { mark }, Rule::Enter]
 }
 
 fn connections(family: Family) -> Vec<Rule<SetName>> {

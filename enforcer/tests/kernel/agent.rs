@@ -24,6 +24,8 @@ use super::world::{NODE, peers, policy, ports, rule, ruleset, updates, world};
 
 /// Longer than anything here may take.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long after the last revoked connection packets are compared with the mark.
+const GUARD_FOR: Duration = Duration::from_millis(200);
 /// Where the agent itself is said to run.
 const HOME: &str = "ringfence-system";
 
@@ -42,6 +44,19 @@ pub(crate) fn start(namespace: &Namespace, variant: Variant) -> Running {
 
 /// As [`start`], with the CNI plugin.
 pub(crate) fn start_with(namespace: &Namespace, variant: Variant, plugin: Option<Service>) -> Running {
+    start_as(namespace, variant, plugin, Options::default())
+}
+
+/// As [`start`]: soon nothing is compared with the mark of revoked connections where there are none.
+pub(crate) fn start_unguarded(namespace: &Namespace, variant: Variant) -> Running {
+    let options = Options {
+        guard_for: Some(GUARD_FOR),
+        ..Options::default()
+    };
+    start_as(namespace, variant, None, options)
+}
+
+fn start_as(namespace: &Namespace, variant: Variant, plugin: Option<Service>, options: Options) -> Running {
     let counters = Counters::default();
     let health = Health::new();
     let ready = health.readiness("rules", "not written yet");
@@ -52,7 +67,7 @@ pub(crate) fn start_with(namespace: &Namespace, variant: Variant, plugin: Option
         own_namespace: Some(HOME.to_owned()),
         variant,
         families: Family::ALL.to_vec(),
-        options: Options::default(),
+        options,
         tools: namespace.tools(&counters.writes),
         conntrack: Some(namespace.inside(|| Conntrack::open().expect("the kernel tracks connections"))),
         drops: None,

@@ -72,7 +72,7 @@ fn what_others_break_is_noticed_and_repaired() {
     for variant in Variant::ALL {
         let iptables = &format!("iptables-{variant}");
         let ways_in = entrance().map(|rule| rule.to_string());
-        let [enter, enter_revoked] = ways_in.each_ref().map(|rule| {
+        let [enter_revoked, enter] = ways_in.each_ref().map(|rule| {
             let command = [iptables.as_str(), "-D", "FORWARD"].into_iter();
             command.chain(rule.split(' ')).collect::<Vec<_>>()
         });

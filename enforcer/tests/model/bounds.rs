@@ -206,7 +206,7 @@ fn a_packet_of_a_known_connection_meets_no_chain_and_exceptions_come_after_grant
     let world = small_world(vec![api()], vec![policy("api", "api", &["web"])]);
     for (family, tables) in ruleset(&world, &Options::default()).families {
         let mark = DEFAULT_REVOKED_MARK;
-        let ways_in = [(Hook::Forward, vec![Rule::Enter, Rule::EnterRevoked { mark }])];
+        let ways_in = [(Hook::Forward, vec![Rule::EnterRevoked { mark }, Rule::Enter])];
         assert_eq!(tables.hooks, ways_in.into(), "{family}");
         for direction in DIRECTIONS {
             let last = &tables.chains[names::drop_chain(direction)];

@@ -5,8 +5,9 @@ use ringfence_enforcer::engine::Engine;
 use ringfence_enforcer::kernel::Kernel;
 use ringfence_enforcer::names;
 use ringfence_enforcer::options::Options;
+use ringfence_enforcer::plan::Planner;
 use ringfence_enforcer::render;
-use ringfence_enforcer::ruleset::Family;
+use ringfence_enforcer::ruleset::{Family, Hook};
 use ringfence_enforcer::simulate::passes;
 use ringfence_enforcer::state::{Glance, Phase, SetChange, State};
 use ringfence_enforcer::{Error, Result};
@@ -33,6 +34,37 @@ fn a_peer_that_comes_is_one_element_and_no_chain() {
         panic!("{changes:?}")
     };
     assert_eq!(elements.len(), 1, "{elements:?}");
+}
+
+#[test]
+fn the_comparison_with_the_mark_comes_and_goes_alone_and_is_no_tightening() {
+    let mut planner = Planner::new(&Family::ALL, &Options::default());
+    let mut state = committed(State::default(), planner.ruleset());
+    for (revoked, expected) in [(false, [1, 0]), (true, [0, 1]), (false, [1, 0])] {
+        planner.guard(revoked);
+        let phases = diff(&state, planner.ruleset()).expect("a transaction").phases;
+        assert_eq!(phases.len(), Family::ALL.len(), "{phases:?}");
+        for phase in &phases {
+            let Phase::Chains(_, change) = phase else {
+                panic!("{phase:?}")
+            };
+            assert!(change.is_about_revoked(), "{change:?}");
+            let jump = &change.jumps[&Hook::Forward];
+            assert_eq!([jump.remove.len(), jump.insert.len()], expected, "{jump:?}");
+            state.apply(phase).expect("the model takes it");
+        }
+        let left = diff(&state, planner.ruleset()).expect("a transaction").phases;
+        assert_eq!(left, [], "the jumps are where they belong");
+    }
+    // Where somebody has put a rule above ours, they are put first again, and that tightens.
+    let tables = state.families.get_mut(&Family::V4).expect("it is enforced");
+    let jumps = tables.jumps.get_mut(&Hook::Forward).expect("it is there");
+    jumps.iter_mut().for_each(|(place, _)| *place += 1);
+    let phases = diff(&state, planner.ruleset()).expect("a transaction").phases;
+    let [Phase::Chains(Family::V4, change)] = phases.as_slice() else {
+        panic!("{phases:?}")
+    };
+    assert!(!change.is_about_revoked(), "{change:?}");
 }
 
 #[test]

@@ -120,6 +120,9 @@ impl Lab {
                 &self.variant.to_string(),
                 "--http-address",
                 &format!("127.0.0.1:{HTTP_PORT}"),
+                // So that the comparison with the mark comes and goes many times.
+                "--guard-for",
+                "1",
             ])
             .envs(self.environment.iter().cloned())
             .env("KUBECONFIG", self.server.kubeconfig())

@@ -42,21 +42,28 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// `None` is no enforcer at all.
     pub(crate) rules: Option<Ruleset>,
+    /// Some connection of the node is revoked.
+    pub(crate) one_revoked: bool,
 }
 
 /// The cases that the targets speak of. Those without an enforcer come twice: what differs between them is noise.
 pub(crate) fn targets() -> Vec<Case> {
+    let mut revoked = case(REVOKED, &[CLIENT, SERVER], one_policy());
+    revoked.one_revoked = true;
     vec![
         Case {
             name: NONE,
             rules: None,
+            one_revoked: false,
         },
         case(ONE, &[CLIENT, SERVER], one_policy()),
+        revoked,
         case(THOUSAND, &[CLIENT, SERVER], thousand_policies()),
         case(CROWD, &(0..250).collect::<Vec<_>>(), one_policy_each()),
         Case {
             name: AGAIN,
             rules: None,
+            one_revoked: false,
         },
     ]
 }
@@ -64,6 +71,7 @@ pub(crate) fn targets() -> Vec<Case> {
 pub(crate) const NONE: &str = "no enforcer";
 pub(crate) const AGAIN: &str = "no enforcer, again";
 pub(crate) const ONE: &str = "1 policy, 2 local pods";
+pub(crate) const REVOKED: &str = "1 policy, another connection revoked";
 pub(crate) const THOUSAND: &str = "1,000 policies, 2 local pods";
 pub(crate) const CROWD: &str = "250 policies, 250 local pods";
 
@@ -98,6 +106,7 @@ fn case(name: &'static str, local: &[u16], mut world: World) -> Case {
     Case {
         name,
         rules: Some(rules),
+        one_revoked: false,
     }
 }
 

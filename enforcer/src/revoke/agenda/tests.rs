@@ -4,6 +4,7 @@ use ringfence_policy::NodePolicies;
 use super::*;
 
 const MS: Duration = Duration::from_millis(1);
+const GUARDED: Duration = Duration::from_secs(60);
 
 /// A judge that can be told from others by this number.
 fn judge(number: u8) -> Judge {
@@ -14,7 +15,7 @@ fn judge(number: u8) -> Judge {
 /// An agenda that owes nothing, and its clock.
 fn settled() -> (Agenda, Instant) {
     let start = Instant::now();
-    let mut agenda = Agenda::new();
+    let mut agenda = Agenda::new(start, Some(GUARDED));
     agenda.judge_by(judge(0), start);
     let now = start + ON_THE_WAY;
     assert!(matches!(agenda.next(now), Next::Look(Scope::All, _)));
@@ -23,8 +24,12 @@ fn settled() -> (Agenda, Instant) {
     assert!(matches!(agenda.next(later), Next::Look(Scope::All, _)));
     agenda.looked(false, later);
     assert!(agenda.is_settled());
-    assert!(matches!(agenda.next(later), Next::Wait(None)));
-    (agenda, later)
+    let unguarded = start + GUARDED;
+    assert_eq!(waits_until(&agenda.next(later)), Some(unguarded));
+    assert!(matches!(agenda.next(unguarded), Next::Look(Scope::All, _)));
+    agenda.looked(false, unguarded);
+    assert!(matches!(agenda.next(unguarded), Next::Wait(None)));
+    (agenda, unguarded)
 }
 
 fn scope(next: &Next) -> Option<Scope> {
@@ -44,7 +49,7 @@ fn waits_until(next: &Next) -> Option<Instant> {
 #[test]
 fn an_earlier_run_may_have_been_stopped_before_it_had_revoked_all() {
     let start = Instant::now();
-    let mut agenda = Agenda::new();
+    let mut agenda = Agenda::new(start, Some(GUARDED));
     assert!(
         matches!(agenda.next(start), Next::Wait(None)),
         "nobody knows the policies"
@@ -134,6 +139,7 @@ fn the_last_look_judges_by_the_newest_policies() {
 #[test]
 fn a_storm_neither_puts_a_look_off_nor_lets_the_last_change_go_without() {
     let (mut agenda, start) = settled();
+    agenda.compared(true);
     let (mut looks, mut now) = (0, start);
     for _ in 0..1000 {
         agenda.rules_changed(true);
@@ -211,4 +217,83 @@ fn nothing_is_looked_at_after_the_end() {
     agenda.judge_by(judge(1), now);
     agenda.stop();
     assert!(matches!(agenda.next(now + LOOK_AGAIN), Next::Stop));
+}
+
+#[test]
+fn packets_are_compared_with_the_mark_until_long_after_the_last_revoked_connection() {
+    let start = Instant::now();
+    assert!(
+        Agenda::new(start, Some(GUARDED)).is_guarded(),
+        "nobody has looked"
+    );
+    let (mut agenda, now) = settled();
+    assert!(!agenda.is_guarded());
+    agenda.rules_changed(true);
+    agenda.judge_by(judge(1), now);
+    let looked = now + ON_THE_WAY;
+    assert_eq!(scope(&agenda.next(looked)), Some(Scope::All));
+    agenda.looked(true, looked);
+    assert!(agenda.is_guarded());
+    // It ends by itself, and the next look finds none.
+    let again = looked + LOOK_AGAIN;
+    assert_eq!(scope(&agenda.next(again)), Some(Scope::All));
+    agenda.looked(false, again);
+    assert!(agenda.is_guarded(), "the next change may revoke another");
+    assert_eq!(waits_until(&agenda.next(again)), Some(looked + GUARDED));
+    assert_eq!(scope(&agenda.next(looked + GUARDED)), Some(Scope::All));
+    agenda.looked(false, looked + GUARDED);
+    assert!(!agenda.is_guarded());
+    assert!(matches!(agenda.next(looked + GUARDED), Next::Wait(None)));
+}
+
+#[test]
+fn packets_are_compared_with_the_mark_as_long_as_a_look_finds_a_revoked_connection_or_fails() {
+    let start = Instant::now();
+    let mut agenda = Agenda::new(start, Some(GUARDED));
+    agenda.judge_by(judge(0), start);
+    let mut now = start;
+    for fails in [false, true, false] {
+        // Each look is later than the last one would have let the comparison go.
+        now += GUARDED;
+        assert_eq!(scope(&agenda.next(now)), Some(Scope::All));
+        if fails {
+            agenda.failed(now);
+        } else {
+            agenda.looked(true, now);
+        }
+        assert!(agenda.is_guarded());
+    }
+    now += GUARDED;
+    assert_eq!(scope(&agenda.next(now)), Some(Scope::All));
+    agenda.looked(false, now);
+    assert!(!agenda.is_guarded());
+}
+
+#[test]
+fn packets_are_compared_with_the_mark_for_ever_where_a_rule_is_not_to_come_and_go() {
+    let start = Instant::now();
+    let mut agenda = Agenda::new(start, None);
+    agenda.judge_by(judge(0), start);
+    for now in [start + ON_THE_WAY, start + ON_THE_WAY + LOOK_AGAIN] {
+        assert_eq!(scope(&agenda.next(now)), Some(Scope::All));
+        agenda.looked(false, now);
+    }
+    assert!(
+        matches!(agenda.next(start + GUARDED), Next::Wait(None)),
+        "and no look is taken for it"
+    );
+    assert!(agenda.is_guarded());
+}
+
+#[test]
+fn what_is_revoked_is_settled_when_the_kernel_compares_packets_with_the_mark() {
+    let (mut agenda, now) = settled();
+    assert!(agenda.is_settled(), "nothing is revoked");
+    agenda.rules_changed(true);
+    agenda.judge_by(judge(1), now);
+    agenda.next(now + ON_THE_WAY);
+    agenda.looked(true, now + ON_THE_WAY);
+    assert!(!agenda.is_settled());
+    agenda.compared(true);
+    assert!(agenda.is_settled());
 }

@@ -12,7 +12,7 @@ use super::super::world::{peers, policy, ports, rule, world};
 use super::{Scene, assert_over, assert_unharmed, lets_in, talking, tell, upsert};
 
 /// A pod of the laboratory's world, with other labels.
-fn relabelled(number: u8, label: &str) -> Pod {
+pub(super) fn relabelled(number: u8, label: &str) -> Pod {
     let mut pods = world(8, vec![]).pods;
     let key = ObjectKey::new("default", format!("pod-{number}"));
     let mut pod = pods.remove(&key).expect("it is in the world");

@@ -3,6 +3,7 @@
 mod causes;
 mod crowd;
 mod entries;
+mod guard;
 mod talk;
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,10 +11,11 @@ use std::sync::Arc;
 
 use ringfence_enforcer::cluster::{Object, Update};
 use ringfence_enforcer::kernel::Variant;
+use ringfence_enforcer::rules::entrance;
 use ringfence_policy::{Policy, PortMatch, Protocol};
 
-use super::agent::{Running, start};
-use super::net::Lab;
+use super::agent::{Running, start, start_unguarded};
+use super::net::{Lab, Namespace};
 use super::world::{peers, policy, ports, rule, updates, world};
 use talk::{Kind, Servers, Talk, fall_silent, go_on, list, until_each};
 
@@ -94,6 +96,14 @@ fn upsert(policies: impl IntoIterator<Item = Policy>) -> Vec<Update> {
         .collect()
 }
 
+/// Whether packets of known connections are compared with the mark of revoked ones.
+fn compares(router: &Namespace, variant: Variant) -> bool {
+    let [compare, _] = entrance().map(|rule| format!("-A FORWARD {rule}"));
+    router
+        .run(&[&format!("iptables-{variant}-save")])
+        .contains(&compare)
+}
+
 /// A laboratory that enforces, with conversations.
 struct Scene {
     lab: Lab,
@@ -107,11 +117,15 @@ impl Scene {
         let lab = Lab::new(pods);
         let servers = Servers::start(&lab, &[0, 3]);
         [0, 3].into_iter().for_each(|pod| offer(&lab, variant, pod));
-        let agent = start(&lab.router, variant);
+        let agent = start_unguarded(&lab.router, variant);
         agent.tell(updates(&world(pods, policies)));
         agent.until_ready().await;
         agent
             .until("a first look", || agent.counters.walk_due.get() == 0)
+            .await;
+        // While nothing is revoked, packets of known connections are not compared with the mark.
+        agent
+            .until("no comparison", || !compares(&lab.router, variant))
             .await;
         Self { lab, servers, agent }
     }
