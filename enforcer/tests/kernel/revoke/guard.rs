@@ -22,6 +22,10 @@ async fn revoked_and_restored(variant: Variant) -> [bool; 2] {
         .until("no mark", || counters.restored() == marks)
         .await;
     scene.agent.until("no comparison again", || !compares()).await;
+    let audits = || scene.agent.counters.last_sync.get();
+    let before = audits();
+    scene.agent.until("an audit", || audits() > before + 1).await;
+    assert_eq!(scene.agent.counters.repairs.get(), 0, "what is held is known");
     scene.agent.stop().await;
     [first, then]
 }
