@@ -27,7 +27,7 @@ use crate::metrics::Counters;
 use crate::options::Options;
 use crate::plan::Planner;
 use crate::report::writer::Writer;
-use crate::revoke::{Mark, Revoker};
+use crate::revoke::Revoker;
 use crate::ruleset::Family;
 
 /// How long to wait for more changes after one, and after the first of many: a rollout is one transaction, not a
@@ -84,7 +84,7 @@ pub struct Agent {
     settings: Settings,
     engine: Engine<LocalKernel>,
     revoker: Option<Revoker>,
-    /// Whether packets are to be compared with the mark of revoked connections; `None` where none is revoked.
+    /// Whether packets are to be compared with the mark of revoked connections; `None` where nobody revokes any.
     guarded: Option<watch::Receiver<bool>>,
     cluster: Cluster,
     planner: Planner,
@@ -111,16 +111,12 @@ impl Agent {
     /// An agent that knows nothing yet.
     pub fn new(mut settings: Settings) -> Self {
         let kernel = LocalKernel::new(settings.tools.clone(), settings.variant, &settings.families);
-        let mark = Mark {
-            bit: settings.options.revoked_mark,
-            guard_for: settings.options.guard_for,
-        };
         let families = settings.families.clone();
         let counters = settings.counters.clone();
         let revoker = settings
             .conntrack
             .take()
-            .map(|conntrack| Revoker::start(conntrack, mark, families, counters));
+            .map(|conntrack| Revoker::start(conntrack, &settings.options, families, counters));
         let guarded = revoker.as_ref().map(Revoker::guarded);
         let reporting = Reporting::new(settings.report.take(), settings.variant, &settings.families);
         let auditing = Auditing::new(settings.auditor.take());

@@ -259,26 +259,25 @@ impl<'a> FamilyDiff<'a> {
     }
 }
 
-/// What makes these jumps the first rules of their chain. One that comes before those that stand comes alone, and one that
-/// goes from before them, too: the rest do not move.
+/// What makes these jumps the first rules of their chain. Those that come before others that stand come alone, and those that
+/// go from before them, too: the rest do not move.
 fn jump_change(held: &[(usize, String)], wanted: &[String]) -> Option<JumpChange> {
-    let rules: Vec<&String> = held.iter().map(|(_, rule)| rule).collect();
     let first = (1..).zip(held).all(|(place, (at, _))| place == *at);
-    let is_end = |all: &[&String], end: &[&String]| first && !end.is_empty() && all.ends_with(end);
-    let wanted: Vec<&String> = wanted.iter().collect();
-    let (remove, insert) = if first && rules == wanted {
+    let held: Vec<String> = held.iter().map(|(_, rule)| rule.clone()).collect();
+    if first && held == wanted {
         return None;
-    } else if is_end(&wanted, &rules) {
-        (&[][..], &wanted[..wanted.len() - rules.len()])
-    } else if is_end(&rules, &wanted) {
-        (&rules[..rules.len() - wanted.len()], &[][..])
-    } else {
-        (&rules[..], &wanted[..])
+    }
+    let stay = first && !held.is_empty() && !wanted.is_empty();
+    let come = wanted.strip_suffix(held.as_slice()).filter(|_| stay);
+    let go = held.strip_suffix(wanted).filter(|_| stay);
+    let (remove, insert) = match (come, go) {
+        (Some(come), _) => (&[][..], come),
+        (None, Some(go)) => (go, &[][..]),
+        (None, None) => (held.as_slice(), wanted),
     };
-    let owned = |rules: &[&String]| rules.iter().map(|rule| (*rule).clone()).collect();
     Some(JumpChange {
-        remove: owned(remove),
-        insert: owned(insert),
+        remove: remove.to_vec(),
+        insert: insert.to_vec(),
     })
 }
 

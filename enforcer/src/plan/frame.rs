@@ -12,12 +12,9 @@ use crate::options::Options;
 use crate::rules::{DISCOVERY, PeerMatch, Rule};
 use crate::ruleset::{Element, Family, Hook, Set, SetKind, Tables};
 
-/// The tables of a family without any pod.
-pub(super) fn tables(family: Family, options: &Options, revoked: bool) -> Tables {
-    let mut tables = Tables {
-        hooks: hooks(options, revoked),
-        ..Tables::default()
-    };
+/// The tables of a family without any pod, and without the ways in.
+pub(super) fn tables(family: Family, options: &Options) -> Tables {
+    let mut tables = Tables::default();
     tables
         .sets
         .insert(SetId::node(family), own_addresses(family, &[]));

@@ -96,12 +96,10 @@ struct Group {
 impl Planner {
     /// A planner for these families that knows no pods yet.
     pub fn new(families: &[Family], options: &Options) -> Self {
-        // Nobody has looked yet whether connections are revoked.
-        let guarded = true;
-        let tables = |family: &Family| (*family, frame::tables(*family, options, guarded));
+        let tables = |family: &Family| (*family, frame::tables(*family, options));
         let mut planner = Self {
             options: options.clone(),
-            guarded,
+            guarded: true,
             ruleset: Ruleset {
                 families: families.iter().map(tables).collect(),
             },
@@ -110,6 +108,8 @@ impl Planner {
             groups: BTreeMap::new(),
             users: BTreeMap::new(),
         };
+        // Nobody has looked yet whether connections are revoked.
+        planner.guard(true);
         planner.touched = Touched::all(&planner.ruleset);
         planner
     }

@@ -213,6 +213,11 @@ impl Agenda {
         Some(self.stood? + self.guard_for?)
     }
 
+    /// The look has found a connection that is to be revoked; it goes on.
+    pub(super) fn finds_one(&mut self, now: Instant) {
+        self.stood = Some(now);
+    }
+
     /// A look at all that began then has found no revoked connection.
     fn find_none(&mut self, began: Instant) {
         if self.unguarded().is_some_and(|unguarded| unguarded <= began) {

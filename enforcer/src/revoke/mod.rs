@@ -9,7 +9,7 @@ mod agenda;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agenda::{Agenda, Next, Scope};
 use tokio::sync::watch;
@@ -18,25 +18,16 @@ use crate::conntrack::Judge;
 use crate::conntrack::socket::{Conntrack, Request, Walked};
 use crate::error::Result;
 use crate::metrics::Counters;
+use crate::options::Options;
 use crate::ruleset::Family;
 
 /// How many connections are looked at in a second: 200,000 take half of one, and leave room for others.
 pub const PER_SECOND: u32 = 400_000;
 
-/// How a connection says that it is revoked.
-#[derive(Debug, Clone, Copy)]
-pub struct Mark {
-    /// The bit of its mark.
-    pub bit: u32,
-    /// How long after the last revoked connection packets are still compared with it; `None` is for ever.
-    pub guard_for: Option<Duration>,
-}
-
 /// Keeps the marks of connections at what the policies say.
 #[derive(Debug)]
 pub struct Revoker {
     shared: Arc<Shared>,
-    guarded: watch::Receiver<bool>,
 }
 
 #[derive(Debug)]
@@ -44,34 +35,35 @@ struct Shared {
     agenda: Mutex<Agenda>,
     news: Condvar,
     counters: Counters,
+    /// Tells whether packets are to be compared with the mark.
+    guarded: watch::Sender<bool>,
 }
 
 impl Revoker {
-    /// A revoker for connections of these families.
-    pub fn start(conntrack: Conntrack, mark: Mark, families: Vec<Family>, counters: Counters) -> Self {
+    /// A revoker for connections of these families, with the mark that the options name.
+    pub fn start(conntrack: Conntrack, options: &Options, families: Vec<Family>, counters: Counters) -> Self {
         // Nobody has looked yet.
         counters.walk_due.set(1);
         let shared = Arc::new(Shared {
-            agenda: Mutex::new(Agenda::new(Instant::now(), mark.guard_for)),
+            agenda: Mutex::new(Agenda::new(Instant::now(), options.guard_for)),
             news: Condvar::new(),
             counters,
+            guarded: watch::Sender::new(true),
         });
-        let (guard, guarded) = watch::channel(true);
         let worker = Worker {
             shared: Arc::clone(&shared),
-            guard,
             conntrack,
-            bit: mark.bit,
+            bit: options.revoked_mark,
             families,
         };
         thread::spawn(move || worker.run());
-        Self { shared, guarded }
+        Self { shared }
     }
 
     /// Whether packets are to be compared with the mark, because connections carry it or may do so: from the first that is
     /// revoked until some time after the last. True until somebody has looked.
     pub fn guarded(&self) -> watch::Receiver<bool> {
-        self.guarded.clone()
+        self.shared.guarded.subscribe()
     }
 
     /// The kernel's rules have changed, so that some connection that was allowed may no longer be, where they have
@@ -109,6 +101,9 @@ impl Shared {
         let mut agenda = self.agenda();
         let result = change(&mut agenda);
         self.counters.walk_due.set(i64::from(!agenda.is_settled()));
+        let guarded = agenda.is_guarded();
+        let told = &self.guarded;
+        told.send_if_modified(|told| std::mem::replace(told, guarded) != guarded);
         result
     }
 
@@ -136,7 +131,6 @@ impl Shared {
 /// Looks at connections.
 struct Worker {
     shared: Arc<Shared>,
-    guard: watch::Sender<bool>,
     conntrack: Conntrack,
     bit: u32,
     families: Vec<Family>,
@@ -159,8 +153,6 @@ impl Worker {
                     tracing::error!(%error, ?pause, "connections were not looked at; trying again");
                 }
             }
-            let guarded = self.shared.with(|agenda| agenda.is_guarded());
-            guard(&self.guard, guarded);
         }
     }
 
@@ -172,19 +164,14 @@ impl Worker {
             only_revoked: scope == Scope::Revoked,
             per_second: PER_SECOND,
         };
-        let guard = &self.guard;
+        let mut found = false;
         self.conntrack.walk(&request, |connection| {
             let allowed = judge.allows(connection);
-            if !allowed {
+            if !allowed && !std::mem::replace(&mut found, true) {
                 // Not at the end of what may be a long look.
-                self::guard(guard, true);
+                self.shared.with(|agenda| agenda.finds_one(Instant::now()));
             }
             allowed
         })
     }
-}
-
-/// Says whether packets are to be compared with the mark, where that is news.
-fn guard(told: &watch::Sender<bool>, guarded: bool) {
-    told.send_if_modified(|told| std::mem::replace(told, guarded) != guarded);
 }

@@ -6,11 +6,8 @@ use anyhow::{Context, Result};
 use ringfence_enforcer::engine::Engine;
 use ringfence_enforcer::kernel::{LocalKernel, Tools, Variant, cleanup};
 use ringfence_enforcer::metrics::Writes;
-use ringfence_enforcer::rules::Rule;
 use ringfence_enforcer::ruleset::{Family, Ruleset};
 use ringfence_tests::net_lab::NetLab;
-
-use crate::worlds::Case;
 
 /// What kube-proxy has in FORWARD on every node. Its tests of the connection make the kernel track connections here, with
 /// an enforcer or without.
@@ -82,11 +79,10 @@ impl Node {
         })
     }
 
-    /// Makes the node enforce a case's rules, or nothing at all. Returns how long that took.
-    pub(crate) fn enforce(&mut self, case: &Case) -> Result<Duration> {
-        let rules = case.rules.clone().map(|rules| guarded(rules, case.one_revoked));
+    /// Makes the node enforce these rules, or nothing at all. Returns how long that took.
+    pub(crate) fn enforce(&mut self, rules: Option<&Ruleset>) -> Result<Duration> {
         let started = Instant::now();
-        if let Some(rules) = &rules {
+        if let Some(rules) = rules {
             let kernel = || LocalKernel::new(self.tools.clone(), self.variant, &Family::ALL);
             let engine = self.engine.get_or_insert_with(|| Engine::new(kernel()));
             engine.sync(rules).context("write the rules")?;
@@ -96,15 +92,4 @@ impl Node {
         }
         Ok(started.elapsed())
     }
-}
-
-/// The rules as the agent has them: packets of known connections are compared with the mark of revoked ones only while there
-/// are any.
-fn guarded(mut rules: Ruleset, one_revoked: bool) -> Ruleset {
-    let tables = rules.families.values_mut();
-    let ways_in = tables.flat_map(|tables| tables.hooks.values_mut());
-    if !one_revoked {
-        ways_in.for_each(|rules| rules.retain(|rule| *rule == Rule::Enter));
-    }
-    rules
 }

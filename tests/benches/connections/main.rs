@@ -135,8 +135,7 @@ fn measure(
     cases: &[Case],
     (rounds, batches): (u32, u32),
 ) -> Result<Figures> {
-    // The first case is without an enforcer.
-    node.enforce(&cases[0])?;
+    node.enforce(None)?;
     let client = Client::start(&node.lab, family)?;
     let mut figures: Figures = vec![Default::default(); cases.len()];
     for round in 0..rounds {
@@ -145,7 +144,7 @@ fn measure(
             // Each case has every place in the order, so that a drift hits them all.
             let place = (turn + round as usize) % cases.len();
             let case = &cases[place];
-            let took = node.enforce(case).with_context(|| case.name)?;
+            let took = node.enforce(case.rules.as_ref()).with_context(|| case.name)?;
             if round == 0 {
                 println!(
                     "{:45} {} in {:.0} ms",

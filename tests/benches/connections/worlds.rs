@@ -4,11 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use ringfence_enforcer::options::Options;
-use ringfence_enforcer::plan::plan;
+use ringfence_enforcer::plan::{Planner, Stale};
 use ringfence_enforcer::ruleset::{Family, Ruleset};
 use ringfence_policy::{
-    IpBlock, Namespace, ObjectKey, Operator, Peer, Pod, Policy, PortMatch, PortSpec, Protocol, Requirement,
-    Rule, Selector, World, resolve,
+    Compiled, IpBlock, Namespace, ObjectKey, Operator, Peer, Pod, Policy, PortMatch, PortSpec, Protocol,
+    Requirement, Rule, Selector, World, resolve,
 };
 use ringfence_tests::net_lab::NetLab;
 
@@ -42,28 +42,22 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// `None` is no enforcer at all.
     pub(crate) rules: Option<Ruleset>,
-    /// Some connection of the node is revoked.
-    pub(crate) one_revoked: bool,
 }
 
 /// The cases that the targets speak of. Those without an enforcer come twice: what differs between them is noise.
 pub(crate) fn targets() -> Vec<Case> {
-    let mut revoked = case(REVOKED, &[CLIENT, SERVER], one_policy());
-    revoked.one_revoked = true;
     vec![
         Case {
             name: NONE,
             rules: None,
-            one_revoked: false,
         },
         case(ONE, &[CLIENT, SERVER], one_policy()),
-        revoked,
+        one_revoked(),
         case(THOUSAND, &[CLIENT, SERVER], thousand_policies()),
         case(CROWD, &(0..250).collect::<Vec<_>>(), one_policy_each()),
         Case {
             name: AGAIN,
             rules: None,
-            one_revoked: false,
         },
     ]
 }
@@ -71,7 +65,7 @@ pub(crate) fn targets() -> Vec<Case> {
 pub(crate) const NONE: &str = "no enforcer";
 pub(crate) const AGAIN: &str = "no enforcer, again";
 pub(crate) const ONE: &str = "1 policy, 2 local pods";
-pub(crate) const REVOKED: &str = "1 policy, another connection revoked";
+const REVOKED: &str = "1 policy, another connection revoked";
 pub(crate) const THOUSAND: &str = "1,000 policies, 2 local pods";
 pub(crate) const CROWD: &str = "250 policies, 250 local pods";
 
@@ -97,16 +91,27 @@ pub(crate) fn worst() -> Vec<Case> {
     ]
 }
 
-fn case(name: &'static str, local: &[u16], mut world: World) -> Case {
+fn case(name: &'static str, local: &[u16], world: World) -> Case {
+    planned(name, local, world, false)
+}
+
+/// A connection of the node is revoked, so packets of all others are compared with the mark.
+fn one_revoked() -> Case {
+    planned(REVOKED, &[CLIENT, SERVER], one_policy(), true)
+}
+
+fn planned(name: &'static str, local: &[u16], mut world: World, revoked: bool) -> Case {
     for number in local {
         world.insert_pod(pod(*number, "load", *number));
     }
     let node = [IpAddr::from([172, 30, 0, 11])];
-    let rules = plan(&resolve(&world, NODE), &node, &Family::ALL, &Options::default());
+    let mut planner = Planner::new(&Family::ALL, &Options::default());
+    planner.guard(revoked);
+    let policies = resolve(&world, NODE);
+    planner.update(&Compiled::from(&policies), &node, &Stale::everything());
     Case {
         name,
-        rules: Some(rules),
-        one_revoked: false,
+        rules: Some(planner.ruleset().clone()),
     }
 }
 
