@@ -10,25 +10,28 @@
 //! changed in place. It gets a new generation, under another name, and the chains switch to it at once. See
 //! `uses`.
 //!
+//! Whom the gate holds back is the exception to the order of sets: what it closes is closed before anything else changes,
+//! and what it opens is opened after everything else. See `gate`.
+//!
 //! The promise is one for each pod and direction. A flow between two pods is checked twice, and the two checks may change
 //! one after the other on one node as they do on two.
 
+mod gate;
+mod sets;
 mod uses;
 
 use std::cell::OnceCell;
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::names::{SetId, SetName};
 use crate::rules::Rule;
-use crate::ruleset::{Element, Family, Hook, Ruleset, Set, Tables, Touched};
-use crate::state::{ChainChange, HeldSet, HeldTables, JumpChange, Phase, SetChange, State, Transaction};
+use crate::ruleset::{Family, Hook, Ruleset, Tables, Touched};
+use crate::state::{ChainChange, HeldTables, JumpChange, Phase, SetChange, State, Transaction};
+use gate::{Gate, GateSets};
+use sets::{SetPlan, current, generations, set_in};
 use uses::Uses;
-
-/// The fewest elements that a new set has room for.
-const LEAST_CAPACITY: usize = 1024;
 
 /// The changes that make the kernel hold `wanted`. Empty when it does. Families that `wanted` lacks are left alone.
 ///
@@ -67,7 +70,7 @@ pub fn diff_touched(state: &State, wanted: &Ruleset, touched: &Touched) -> Resul
     let mut settled = Vec::new();
     for (family, tables) in &wanted.families {
         let family = FamilyDiff::new(state, *family, tables, touched)?;
-        fill.extend(family.fill());
+        fill.extend(family.fill(state));
         let change = family.switch();
         if !change.is_empty() {
             switch.push(Phase::Chains(family.family, change));
@@ -84,26 +87,6 @@ pub fn diff_touched(state: &State, wanted: &Ruleset, touched: &Touched) -> Resul
     })
 }
 
-/// What becomes of one wanted set.
-struct SetPlan<'a> {
-    name: SetName,
-    wanted: &'a Set,
-    /// The set has to be made; otherwise it exists and changes in place.
-    create: bool,
-    add: Vec<Element>,
-    remove: Vec<Element>,
-}
-
-impl SetPlan<'_> {
-    fn addition(&self) -> Option<SetChange> {
-        (!self.add.is_empty()).then(|| SetChange::Add(self.name.clone(), self.add.clone()))
-    }
-
-    fn removal(&self) -> Option<SetChange> {
-        (!self.remove.is_empty()).then(|| SetChange::Remove(self.name.clone(), self.remove.clone()))
-    }
-}
-
 struct FamilyDiff<'a> {
     family: Family,
     held: &'a HeldTables,
@@ -112,6 +95,7 @@ struct FamilyDiff<'a> {
     chains: BTreeSet<&'a String>,
     touched: BTreeSet<&'a SetId>,
     sets: BTreeMap<&'a SetId, SetPlan<'a>>,
+    gate: GateSets,
     /// The names that sets have in the rules that are held; looked for when first asked.
     names: OnceCell<BTreeMap<SetId, SetName>>,
 }
@@ -128,12 +112,28 @@ impl<'a> FamilyDiff<'a> {
         let held = state.families.get(&family).unwrap_or(&NOTHING);
         let chains: BTreeSet<&String> = of_family(&touched.chains, family).collect();
         let touched: BTreeSet<&SetId> = of_family(&touched.sets, family).collect();
-        let uses = Uses::new(held, tables, chains.iter().copied());
+        let mut uses = Uses::new(held, tables, chains.iter().copied());
+        let gate = GateSets::of(family);
+        let wanted = |id: &&'a SetId| tables.sets.get_key_value(*id);
+        let (gates, others): (Vec<_>, Vec<_>) = touched
+            .iter()
+            .filter_map(wanted)
+            .partition(|(id, _)| gate.has(id));
+        let in_place = |uses: &Uses, id: &SetId, set| SetPlan::in_place(state, held, uses, (family, id), set);
         let mut sets = BTreeMap::new();
-        for id in &touched {
-            if let Some((id, wanted)) = tables.sets.get_key_value(*id) {
-                sets.insert(id, plan_set(state, held, &uses, family, id, wanted)?);
+        for (id, set) in &gates {
+            sets.extend(in_place(&uses, id, *set).map(|plan| (*id, plan)));
+        }
+        if sets.len() < gates.len() {
+            // Both at once, as the chains do.
+            uses.switch_gate();
+            for (id, set) in gates {
+                sets.insert(id, SetPlan::anew(state, id, set)?);
             }
+        }
+        for (id, set) in others {
+            let plan = in_place(&uses, id, set).map_or_else(|| SetPlan::anew(state, id, set), Ok)?;
+            sets.insert(id, plan);
         }
         Ok(Self {
             family,
@@ -142,26 +142,36 @@ impl<'a> FamilyDiff<'a> {
             chains,
             touched,
             sets,
+            gate,
             names: OnceCell::new(),
         })
     }
 
-    fn fill(&self) -> Vec<SetChange> {
-        let mut changes = Vec::new();
-        for (id, plan) in &self.sets {
-            let known = id.is_known() && !plan.create;
-            if plan.create {
-                changes.push(SetChange::Create {
-                    name: plan.name.clone(),
-                    kind: plan.wanted.kind,
-                    family: self.family,
-                    capacity: capacity(plan.wanted.members.len()),
-                });
-            }
-            // A pod that goes is unknown before its rules go.
-            changes.extend(if known { plan.removal() } else { plan.addition() });
+    fn fill(&self, state: &'a State) -> Vec<SetChange> {
+        let mut changes = self.gate(state).closes();
+        for (_, plan) in self
+            .sets
+            .iter()
+            .filter(|(id, plan)| plan.create || !self.gate.has(id))
+        {
+            changes.extend(plan.creation(self.family));
+            changes.extend(plan.addition());
         }
         changes
+    }
+
+    /// What the gate's sets become where they change in place.
+    fn gate(&self, state: &'a State) -> Gate<'a, '_> {
+        let in_place = |id| self.sets.get(id).filter(|plan| !plan.create);
+        let ranges = &self.gate.ranges;
+        let before = current(state, self.held, ranges).map(|(_, set)| set.members.as_slice());
+        let after = self.tables.sets.get(ranges).map(|set| set.members.as_slice());
+        Gate {
+            ranges: in_place(ranges),
+            known: in_place(&self.gate.known),
+            before: before.unwrap_or_default(),
+            after: after.unwrap_or_default(),
+        }
     }
 
     fn switch(&self) -> ChainChange {
@@ -241,13 +251,10 @@ impl<'a> FamilyDiff<'a> {
         jumps.collect()
     }
 
-    fn drain(&self, state: &State) -> Vec<SetChange> {
-        let mut changes = Vec::new();
-        for (id, plan) in &self.sets {
-            let known = id.is_known() && !plan.create;
-            // A pod that comes is known after its rules have come.
-            changes.extend(if known { plan.addition() } else { plan.removal() });
-        }
+    fn drain(&self, state: &'a State) -> Vec<SetChange> {
+        let others = self.sets.iter().filter(|(id, _)| !self.gate.has(id));
+        let mut changes: Vec<SetChange> = others.filter_map(|(_, plan)| plan.removal()).collect();
+        changes.extend(self.gate(state).opens());
         for id in &self.touched {
             let used = self.sets.get(*id).map(|plan| &plan.name);
             let stale = generations(state, id)
@@ -287,104 +294,4 @@ fn of_family<T: Ord>(parts: &BTreeSet<(Family, T)>, family: Family) -> impl Iter
         .iter()
         .filter(move |(of, _)| *of == family)
         .map(|(_, part)| part)
-}
-
-fn plan_set<'a>(
-    state: &State,
-    held: &HeldTables,
-    uses: &Uses,
-    family: Family,
-    id: &SetId,
-    wanted: &'a Set,
-) -> Result<SetPlan<'a>> {
-    let existing = generations(state, id);
-    // The generation in use; or, if none is, a leftover of an interrupted transaction.
-    let several = existing.len() > 1;
-    let mut used = existing.iter().filter(|(name, _)| several && in_use(held, name));
-    let current = used.next().or(existing.first());
-    if let Some((name, set)) = current
-        && set.kind == Some(wanted.kind)
-        && set.family == Some(family)
-    {
-        let (add, remove) = changes(&set.members, &wanted.members);
-        let fits = set.members.len() + add.len() <= set.capacity;
-        if fits && (add.is_empty() || uses.grows(id)) && (remove.is_empty() || uses.shrinks(id)) {
-            return Ok(SetPlan {
-                name: (*name).clone(),
-                wanted,
-                create: false,
-                add,
-                remove,
-            });
-        }
-    }
-    let taken: BTreeSet<_> = existing.iter().map(|(name, _)| (*name).clone()).collect();
-    let name = ('a'..='z')
-        .map(|letter| id.generation(letter))
-        .find(|name| !taken.contains(name))
-        .ok_or_else(|| Error::NoGeneration(id.to_string()))?;
-    Ok(SetPlan {
-        name,
-        wanted,
-        create: true,
-        add: wanted.members.to_vec(),
-        remove: Vec::new(),
-    })
-}
-
-/// The sets in the kernel that carry this meaning; one without a generation, which another version may have made, too.
-fn generations<'s>(state: &'s State, id: &SetId) -> Vec<(&'s SetName, &'s HeldSet)> {
-    let plain = SetName::parse(&id.to_string()).unwrap_or_else(|| id.generation('a'));
-    let range = plain..=id.generation('z');
-    state
-        .sets
-        .range(range)
-        .filter(|(name, _)| name.id() == *id)
-        .collect()
-}
-
-fn in_use(held: &HeldTables, name: &SetName) -> bool {
-    let mut lines = held.chains.values().flatten();
-    lines.any(|line| set_in(line).as_ref() == Some(name))
-}
-
-/// The set of ours that a rule's text names.
-fn set_in(line: &str) -> Option<SetName> {
-    let mut words = line.split_ascii_whitespace();
-    words.find(|word| *word == "--match-set")?;
-    SetName::parse(words.next()?)
-}
-
-/// Room to grow: a set that outgrows its capacity costs a new generation.
-fn capacity(elements: usize) -> usize {
-    (elements * 2).next_power_of_two().max(LEAST_CAPACITY)
-}
-
-/// What is in `new` only and what is in `old` only; both are sorted.
-fn changes(old: &[Element], new: &[Element]) -> (Vec<Element>, Vec<Element>) {
-    let (mut add, mut remove) = (Vec::new(), Vec::new());
-    let (mut old, mut new) = (old, new);
-    loop {
-        match (old, new) {
-            ([], rest) => {
-                add.extend(rest);
-                return (add, remove);
-            }
-            (rest, []) => {
-                remove.extend(rest);
-                return (add, remove);
-            }
-            ([was, were @ ..], [is, are @ ..]) => match was.cmp(is) {
-                Ordering::Equal => (old, new) = (were, are),
-                Ordering::Less => {
-                    remove.push(*was);
-                    old = were;
-                }
-                Ordering::Greater => {
-                    add.push(*is);
-                    new = are;
-                }
-            },
-        }
-    }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ringfence_policy::Direction;
 
 use crate::names::{self, SetId, SetName};
+use crate::plan::DIRECTIONS;
 use crate::rules::{Rule, parse};
 use crate::ruleset::Tables;
 use crate::state::HeldTables;
@@ -20,6 +21,8 @@ pub(super) struct Uses<'a> {
     new: Side,
     /// Some pod is served by another chain than before.
     moves: bool,
+    /// The gate changes with the chains.
+    gate_switches: bool,
 }
 
 /// The chains that differ, on one side.
@@ -50,12 +53,21 @@ impl<'a> Uses<'a> {
         let (old, new) = (old.find_pods(), new.find_pods());
         let stays = |(pod, chain): (&_, &String)| old.serves.get(pod).is_none_or(|was| was == chain);
         let moves = !new.serves.iter().all(stays);
+        let gate = [names::FORWARD].into_iter().chain(DIRECTIONS.map(names::unknown));
+        let differs = |chain: &str| old.chains.contains_key(chain) || new.chains.contains_key(chain);
+        let gate_switches = { gate }.any(differs);
         Self {
             wanted,
             old,
             new,
             moves,
+            gate_switches,
         }
+    }
+
+    /// The gate's sets change with the chains, too.
+    pub(super) fn switch_gate(&mut self) {
+        self.gate_switches = true;
     }
 
     /// Whether elements may be added to the set while the old chains stand.
@@ -69,10 +81,14 @@ impl<'a> Uses<'a> {
     }
 
     /// Whether every use of the set in `from` is one in `to` as well: each pod that a rule with the set serves in `from`
-    /// is served by an equal rule in `to`, or by none because it is open there.
+    /// is served by an equal rule in `to`, or by none because it is open there, or held back by the gate in the meantime.
     fn survives(&self, from: &Side, to: &Side, set: &SetId) -> bool {
         if from.chains.is_empty() && to.chains.is_empty() {
             return true;
+        }
+        if self.gate_switches && !from.serves.keys().eq(to.serves.keys()) {
+            // A pod that only one side serves may be held back on the other, instead of open.
+            return false;
         }
         let differs = |chain: &String| from.chains.contains_key(chain) || to.chains.contains_key(chain);
         let same = self.wanted.chains.iter().filter(|(chain, _)| !differs(chain));

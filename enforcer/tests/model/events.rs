@@ -131,7 +131,7 @@ proptest! {
             let before = kept.world.clone();
             let moments = kept.happen(vec![event]);
             for (flow, direction) in flows.iter().flat_map(|flow| DIRECTIONS.map(|direction| (flow, direction))) {
-                let (was, is) = (gated_verdict(&before, &options, flow, direction), gated_verdict(&kept.world, &options, flow, direction));
+                let (was, is) = (gated_verdict(&before, &options, &ranges(), flow, direction), gated_verdict(&kept.world, &options, &ranges(), flow, direction));
                 prop_assert_eq!(allows(&kept.state, flow, direction), Ok(is), "{:?} {}", flow, direction);
                 for moment in &moments {
                     let allowed = allows(moment, flow, direction).expect("a sound state");

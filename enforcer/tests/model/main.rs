@@ -2,6 +2,7 @@
 
 mod bounds;
 mod events;
+mod gate;
 mod small;
 mod transactions;
 mod watches;
@@ -85,6 +86,11 @@ fn flows(world: &World) -> impl Strategy<Value = Vec<Flow>> + use<> {
 }
 
 fn ruleset(world: &World, options: &Options) -> Ruleset {
+    ruleset_with(world, options, &ranges())
+}
+
+/// The rules of a node that gives its pods addresses of these ranges.
+fn ruleset_with(world: &World, options: &Options, ranges: &[IpNet]) -> Ruleset {
     let node = world
         .nodes
         .get(NODE)
@@ -97,13 +103,23 @@ fn ruleset(world: &World, options: &Options) -> Ruleset {
     let mut planner = Planner::new(&Family::ALL, &options);
     let compiled = Compiled::from(&resolve(world, NODE));
     planner.update(&compiled, &node, &Stale::everything());
-    planner.update_gate(&compiled, &node, &ranges());
+    planner.update_gate(&compiled, &node, ranges);
     planner.ruleset().clone()
 }
 
 /// What the node gives its pods addresses of. Random pods have others, too, and pods of other nodes have some of these.
 fn ranges() -> [IpNet; 2] {
     ["10.244.0.0/23", "fd24::/31"].map(|range| range.parse().expect("a range"))
+}
+
+/// The same ranges before and after, mostly; or some of them.
+fn ranges_of_two() -> impl Strategy<Value = (Vec<IpNet>, Vec<IpNet>)> {
+    let all = ranges().to_vec();
+    let some = proptest::sample::subsequence(all.clone(), 0..=all.len());
+    prop_oneof![
+        3 => Just((all.clone(), all)),
+        1 => (some.clone(), some),
+    ]
 }
 
 /// The state after all phases, as the kernel would make it.
@@ -136,12 +152,18 @@ fn verdict(world: &World, flow: &Flow, direction: Direction) -> bool {
 }
 
 /// As [`verdict`], where unknown pods may be held back: addresses of the node's ranges that none of its pods has.
-fn gated_verdict(world: &World, options: &Options, flow: &Flow, direction: Direction) -> bool {
+fn gated_verdict(
+    world: &World,
+    options: &Options,
+    ranges: &[IpNet],
+    flow: &Flow,
+    direction: Direction,
+) -> bool {
     let own = match direction {
         Direction::Egress => flow.source,
         Direction::Ingress => flow.destination,
     };
-    let unknown = ranges().iter().any(|range| range.contains(&own)) && local(world, own).is_none();
+    let unknown = ranges.iter().any(|range| range.contains(&own)) && local(world, own).is_none();
     let node = world.nodes.get(NODE);
     let to_node = node.is_some_and(|node| node.addresses.contains(&flow.destination));
     let meets_rules = !to_node || world.polices_own_node;
@@ -198,7 +220,7 @@ proptest! {
     ) {
         let state = committed(State::default(), &ruleset(&world, &options));
         for flow in flows.iter().filter(|flow| same_family(flow)) {
-            let verdict = DIRECTIONS.iter().all(|direction| gated_verdict(&world, &options, flow, *direction));
+            let verdict = DIRECTIONS.iter().all(|direction| gated_verdict(&world, &options, &ranges(), flow, *direction));
             prop_assert_eq!(passes(&state, flow), Ok(verdict), "{:?}", flow);
         }
     }
@@ -211,23 +233,27 @@ proptest! {
             .prop_flat_map(|(worlds, options)| {
                 let flows = (flows(&worlds.0), flows(&worlds.1));
                 (Just(worlds), Just(options), flows.prop_map(|(a, b)| [a, b].concat()))
-            })
+            }),
+        (from, to) in ranges_of_two(),
+        restarts in proptest::bool::weighted(0.1)
     ) {
+        // A gate comes and goes with the program's settings only.
+        let was_options = Options { gate_unknown_pods: options.gate_unknown_pods != restarts, ..options.clone() };
         let mut new = new;
-        if options.gate_unknown_pods {
+        if options.gate_unknown_pods || restarts {
             // A pod that goes in the very transaction that ends the policing of its node is unknown before it is free to
             // reach it: nobody is left to notice.
             new.polices_own_node = old.polices_own_node;
         }
-        let before = committed(State::default(), &ruleset(&old, &options));
-        let wanted = ruleset(&new, &options);
+        let before = committed(State::default(), &ruleset_with(&old, &was_options, &from));
+        let wanted = ruleset_with(&new, &options, &to);
         let phases = diff(&before, &wanted).expect("a transaction").phases;
         let moments = moments(&before, &phases);
         let after = committed(before.clone(), &wanted);
         prop_assert_eq!(diff(&after, &wanted).expect("a transaction").phases, vec![]);
         let flows = flows.iter().filter(|flow| same_family(flow));
         for (flow, direction) in flows.flat_map(|flow| DIRECTIONS.map(|direction| (flow, direction))) {
-            let (was, is) = (gated_verdict(&old, &options, flow, direction), gated_verdict(&new, &options, flow, direction));
+            let (was, is) = (gated_verdict(&old, &was_options, &from, flow, direction), gated_verdict(&new, &options, &to, flow, direction));
             prop_assert_eq!(allows(&after, flow, direction), Ok(is), "{:?} {}", flow, direction);
             for moment in &moments {
                 let allowed = allows(moment, flow, direction).expect("a sound state");
