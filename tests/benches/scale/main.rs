@@ -27,7 +27,7 @@ use common::figures::{Figures, line};
 use common::number;
 use enforcer::Enforcers;
 use fill::Api;
-use path::Lab;
+use path::{Change, Lab};
 
 use ringfence_tests::testbed::{Cluster, ClusterOptions, Console, Progress, step};
 
@@ -85,6 +85,7 @@ fn measure(cluster: &Cluster, size: &Size, progress: &dyn Progress) -> Result<()
     })?;
     report("label of the client", &few.client, &many.client);
     report("label of the server", &few.server, &many.server);
+    line("kubectl alone", &few.kubectl, &many.kubectl, "ms");
     line("CPU per change, both nodes", &few.cpu, &many.cpu, "ms");
     println!("\ntargets: p50 150 ms, p99 300 ms, CPU of one change 20 ms");
 
@@ -121,6 +122,8 @@ fn report(what: &str, few: &Figures, many: &Figures) {
 struct Changes {
     client: Figures,
     server: Figures,
+    /// What kubectl took in all of them.
+    kubectl: Figures,
     cpu: Figures,
 }
 
@@ -135,11 +138,17 @@ fn changes(lab: &Lab, enforcers: &Enforcers, size: &Size) -> Result<Changes> {
     }
     let spent = enforcers.cpu()? - before;
     let made = f64::from(u32::try_from(client.len() + server.len())?);
+    let kubectl = client.iter().chain(&server).map(|change| change.kubectl);
     Ok(Changes {
-        client: Figures::of(client),
-        server: Figures::of(server),
+        client: shown(&client),
+        server: shown(&server),
+        kubectl: Figures::of(kubectl.collect()),
         cpu: Figures::one(spent.as_secs_f64() * 1000.0 / made),
     })
+}
+
+fn shown(changes: &[Change]) -> Figures {
+    Figures::of(changes.iter().map(|change| change.shown).collect())
 }
 
 /// What a storm of changes did.
@@ -166,7 +175,7 @@ fn storm(api: &Api, lab: &Lab, enforcers: &Enforcers, size: &Size) -> Result<Sto
     Ok(Storm {
         made,
         rate: f64::from(u32::try_from(made)?) / seconds,
-        latency: Figures::of(latency),
+        latency: shown(&latency),
         cpu: spent.as_secs_f64() / seconds * 100.0 / 2.0,
     })
 }

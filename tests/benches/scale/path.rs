@@ -1,5 +1,7 @@
 //! The path that is measured: a client on one node, a server on the other, and the policies between them.
 
+use std::time::Instant;
+
 use anyhow::Result;
 use ringfence_tests::kube_objects::output;
 use ringfence_tests::testbed::Cluster;
@@ -7,6 +9,14 @@ use ringfence_tests::testbed::Cluster;
 use crate::common::packets::Path;
 
 const NAMESPACE: &str = "measured";
+
+/// A change of a label, in milliseconds.
+pub(crate) struct Change {
+    /// From the start of kubectl until packets showed it.
+    pub(crate) shown: f64,
+    /// From the start of kubectl to its end. The API server knows of the change before that.
+    pub(crate) kubectl: f64,
+}
 
 /// The pods and policies that are measured.
 pub(crate) struct Lab<'a> {
@@ -76,20 +86,25 @@ impl<'a> Lab<'a> {
         Ok(Self { cluster, path })
     }
 
-    /// The client gets access or loses it: a peer comes or goes. Returns how long that took to show, in milliseconds.
-    pub(crate) fn client_may(&self, may: bool) -> Result<f64> {
+    /// The client gets access or loses it: a peer comes or goes.
+    pub(crate) fn client_may(&self, may: bool) -> Result<Change> {
         self.change("client", if may { "access=yes" } else { "access=no" }, may)
     }
 
     /// The server is selected by one more policy, or not any more: its chain changes.
-    pub(crate) fn server_is_open(&self, open: bool) -> Result<f64> {
+    pub(crate) fn server_is_open(&self, open: bool) -> Result<Change> {
         self.change("server", if open { "open=yes" } else { "open=no" }, open)
     }
 
-    fn change(&self, pod: &str, label: &str, opens: bool) -> Result<f64> {
-        self.path.change(opens, || {
+    fn change(&self, pod: &str, label: &str, opens: bool) -> Result<Change> {
+        let mut kubectl = 0.0;
+        let shown = self.path.change(opens, || {
             let arguments = ["-n", NAMESPACE, "label", "--overwrite", "pod", pod, label];
-            output(&mut self.cluster.kubectl(arguments)).map(drop)
-        })
+            let started = Instant::now();
+            output(&mut self.cluster.kubectl(arguments))?;
+            kubectl = started.elapsed().as_secs_f64() * 1000.0;
+            Ok(())
+        })?;
+        Ok(Change { shown, kubectl })
     }
 }
