@@ -30,8 +30,8 @@ use crate::report::writer::Writer;
 use crate::revoke::Revoker;
 use crate::ruleset::Family;
 
-/// How long to wait for more changes after one, and after the first of many: a rollout is one transaction, not a
-/// hundred.
+/// How long to wait for more changes after one, and after the first of many: a rollout is a few transactions, not a
+/// hundred. One that comes after a rest as long as the latter is acted on at once.
 const QUIET: Duration = Duration::from_millis(10);
 const AT_MOST: Duration = Duration::from_millis(50);
 /// How often the kernel is looked at.
@@ -92,6 +92,8 @@ pub struct Agent {
     settled: bool,
     /// When the changes that wait began, and when they will be acted on.
     due: Option<(Instant, Instant)>,
+    /// When changes were last acted on.
+    synced: Option<Instant>,
     /// When the oldest change came that the kernel does not hold yet.
     waiting: Option<Instant>,
     failures: u32,
@@ -131,6 +133,7 @@ impl Agent {
             engine: Engine::new(kernel),
             settled: false,
             due: None,
+            synced: None,
             waiting: None,
             failures: 0,
             news: None,
@@ -269,8 +272,12 @@ impl Agent {
         if self.cluster.missing().is_empty() {
             let now = Instant::now();
             self.waiting.get_or_insert(now);
-            let since = self.due.map_or(now, |(since, _)| since);
-            self.due = Some((since, (now + QUIET).min(since + AT_MOST)));
+            let rested = self.synced.is_none_or(|last| now >= last + AT_MOST);
+            self.due = Some(match self.due {
+                None if rested => (now, now),
+                None => (now, now + QUIET),
+                Some((since, _)) => (since, (now + QUIET).min(since + AT_MOST)),
+            });
         }
     }
 }

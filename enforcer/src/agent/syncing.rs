@@ -30,6 +30,7 @@ impl Agent {
         }
         let result = tokio::task::block_in_place(|| self.commit());
         self.news.as_mut().map(Listening::take);
+        self.synced = Some(Instant::now());
         match result {
             Ok(writes) => {
                 self.failures = 0;
