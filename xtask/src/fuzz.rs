@@ -1,6 +1,5 @@
 //! `cargo xtask fuzz`: the policy engine's fuzzers, for a while.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -162,8 +161,7 @@ fn ensure_runner() -> Result<PathBuf> {
         &Console::default(),
         &format!("install cargo-fuzz {CARGO_FUZZ}"),
         || {
-            let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-            let output = Command::new(cargo)
+            let output = source::cargo()
                 .args([
                     "install",
                     "--quiet",

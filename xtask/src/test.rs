@@ -1,12 +1,12 @@
 //! `cargo xtask test`: every check, the cheap and likely ones to fail first.
 
-use std::env;
 use std::io::{BufRead, BufReader};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use ringfence_tests::source;
 use ringfence_tests::testbed::{self, Console};
 
 use crate::fuzz;
@@ -314,8 +314,7 @@ fn run_fuzzers(long: bool, totals: &mut Totals) -> Result<bool> {
 }
 
 fn run_cargo(arguments: &[&str], long: bool, totals: &mut Totals) -> Result<bool> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
+    let mut command = source::cargo();
     command
         .args(arguments)
         .stdout(Stdio::piped())

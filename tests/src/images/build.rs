@@ -79,9 +79,8 @@ fn image(recipe: &Recipe, tag: &str, base: Option<PathBuf>, programs: &Path) -> 
 
 /// Compiles with profile `image`; gives the folder with the binaries.
 fn compile(recipes: &[Recipe]) -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let host = host_triple()?;
-    let mut command = Command::new(cargo);
+    let mut command = source::cargo();
     command.current_dir(source::root()).args([
         "build",
         "--quiet",
