@@ -1,10 +1,11 @@
 //! The path that is measured: a client on one node, a server on the other, and the policies between them.
 
+use std::fs;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use ringfence_tests::kube_objects::output;
-use ringfence_tests::testbed::Cluster;
+use ringfence_tests::testbed::{Cluster, exec_in_netns};
 
 use crate::common::packets::Path;
 
@@ -83,6 +84,7 @@ spec:
 impl<'a> Lab<'a> {
     pub(crate) fn start(cluster: &'a Cluster) -> Result<Self> {
         let path = Path::start(cluster, NAMESPACE, OBJECTS)?;
+        forget_flows(cluster)?;
         Ok(Self { cluster, path })
     }
 
@@ -107,4 +109,17 @@ impl<'a> Lab<'a> {
         })?;
         Ok(Change { shown, kubectl })
     }
+}
+
+/// Lets the nodes forget flows a second after their last packet. Otherwise each change would end, or let through again, ten
+/// thousand that nothing but the measurement began.
+fn forget_flows(cluster: &Cluster) -> Result<()> {
+    for node in cluster.nodes() {
+        for setting in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+            let file = format!("/proc/sys/net/netfilter/{setting}");
+            exec_in_netns(&node.netns, || fs::write(&file, "1"))?
+                .with_context(|| format!("write {file} on {}", node.name))?;
+        }
+    }
+    Ok(())
 }
