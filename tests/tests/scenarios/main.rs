@@ -109,16 +109,19 @@ fn create_pods(cluster: &Cluster, scenario: &Scenario) -> Result<()> {
     })
 }
 
-/// The first pods of a namespace may be refused until the cluster has made its ServiceAccount: tried again.
+/// The first pods of a namespace may be refused until the cluster has made its ServiceAccount: tried again, less and less
+/// often, for it is what all these attempts together keep the cluster from.
 fn patiently(what: &str, create: impl Fn() -> Result<()>) -> Result<()> {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + Duration::from_secs(180);
+    let mut pause = Duration::from_millis(500);
     loop {
         match create() {
             Err(error) if Instant::now() > deadline => {
                 return Err(error.context(format!("create the pods of {what}")));
             }
-            Err(_) => std::thread::sleep(Duration::from_millis(500)),
+            Err(_) => std::thread::sleep(pause),
             Ok(()) => return Ok(()),
         }
+        pause = (pause * 2).min(Duration::from_secs(8));
     }
 }
