@@ -42,31 +42,27 @@ pub(super) struct Gate<'a, 'p> {
 impl Gate<'_, '_> {
     /// What closes: before anything else.
     pub(super) fn closes(&self) -> Vec<SetChange> {
-        let known = self.known.and_then(|known| {
+        let changes = [
             // Those that a new range would hold back otherwise; nothing holds them back yet.
-            let free = known.add.iter().filter(|pod| !is_in(self.before, pod));
-            known.adding(free.copied().collect())
-        });
-        let ranges = self.ranges.and_then(SetPlan::addition);
-        let unknown = self.known.and_then(|known| {
-            let held_back = known.remove.iter().filter(|pod| is_in(self.after, pod));
-            known.removing(held_back.copied().collect())
-        });
-        [known, ranges, unknown].into_iter().flatten().collect()
+            self.known
+                .and_then(|known| known.adding(|pod| !is_in(self.before, pod))),
+            self.ranges.and_then(SetPlan::addition),
+            self.known
+                .and_then(|known| known.removing(|pod| is_in(self.after, pod))),
+        ];
+        changes.into_iter().flatten().collect()
     }
 
     /// What opens: after everything else.
     pub(super) fn opens(&self) -> Vec<SetChange> {
-        let known = self.known.and_then(|known| {
-            let held_back = known.add.iter().filter(|pod| is_in(self.before, pod));
-            known.adding(held_back.copied().collect())
-        });
-        let ranges = self.ranges.and_then(SetPlan::removal);
-        let unknown = self.known.and_then(|known| {
-            let free = known.remove.iter().filter(|pod| !is_in(self.after, pod));
-            known.removing(free.copied().collect())
-        });
-        [known, ranges, unknown].into_iter().flatten().collect()
+        let changes = [
+            self.known
+                .and_then(|known| known.adding(|pod| is_in(self.before, pod))),
+            self.ranges.and_then(SetPlan::removal),
+            self.known
+                .and_then(|known| known.removing(|pod| !is_in(self.after, pod))),
+        ];
+        changes.into_iter().flatten().collect()
     }
 }
 

@@ -74,22 +74,29 @@ impl<'a> SetPlan<'a> {
     }
 
     pub(super) fn addition(&self) -> Option<SetChange> {
-        self.adding(self.add.clone())
+        self.adding(|_| true)
     }
 
     pub(super) fn removal(&self) -> Option<SetChange> {
-        self.removing(self.remove.clone())
+        self.removing(|_| true)
     }
 
-    /// The change that adds these, if there are any.
-    pub(super) fn adding(&self, elements: Vec<Element>) -> Option<SetChange> {
-        (!elements.is_empty()).then(|| SetChange::Add(self.name.clone(), elements))
+    /// The change that adds those of the new elements that are chosen, if there are any.
+    pub(super) fn adding(&self, chosen: impl Fn(&Element) -> bool) -> Option<SetChange> {
+        let elements = those(&self.add, chosen)?;
+        Some(SetChange::Add(self.name.clone(), elements))
     }
 
-    /// The change that removes these, if there are any.
-    pub(super) fn removing(&self, elements: Vec<Element>) -> Option<SetChange> {
-        (!elements.is_empty()).then(|| SetChange::Remove(self.name.clone(), elements))
+    /// The change that removes those of the old elements that are chosen, if there are any.
+    pub(super) fn removing(&self, chosen: impl Fn(&Element) -> bool) -> Option<SetChange> {
+        let elements = those(&self.remove, chosen)?;
+        Some(SetChange::Remove(self.name.clone(), elements))
     }
+}
+
+fn those(elements: &[Element], chosen: impl Fn(&Element) -> bool) -> Option<Vec<Element>> {
+    let chosen: Vec<Element> = elements.iter().copied().filter(chosen).collect();
+    (!chosen.is_empty()).then_some(chosen)
 }
 
 /// The generation in use; or, if none is, a leftover of an interrupted transaction.

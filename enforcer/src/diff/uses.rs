@@ -53,9 +53,9 @@ impl<'a> Uses<'a> {
         let (old, new) = (old.find_pods(), new.find_pods());
         let stays = |(pod, chain): (&_, &String)| old.serves.get(pod).is_none_or(|was| was == chain);
         let moves = !new.serves.iter().all(stays);
-        let gate = [names::FORWARD].into_iter().chain(DIRECTIONS.map(names::unknown));
         let differs = |chain: &str| old.chains.contains_key(chain) || new.chains.contains_key(chain);
-        let gate_switches = { gate }.any(differs);
+        let gate_switches =
+            differs(names::FORWARD) || DIRECTIONS.map(names::unknown).into_iter().any(differs);
         Self {
             wanted,
             old,
