@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
 
 /// The least pause between two rounds, however often nodes come and go.
 const PAUSE: Duration = Duration::from_secs(5);

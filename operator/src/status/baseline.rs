@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use ringfence_crd::{
     BaselineNamespaces, ConditionStatus, ConditionType, Mode, Reason, TroubledNamespace, ZeroTrustBaseline,
     ZeroTrustBaselineStatus,

@@ -1,7 +1,7 @@
 //! Conditions: how they are judged together, and how they are written down.
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
 use ringfence_crd::{ConditionStatus, ConditionType, Reason};
 
 /// The longest message. The API allows more; a person reads less.

@@ -19,7 +19,7 @@ mod references;
 mod reopened;
 mod verified;
 
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use ringfence_crd::{ExternalAccess, ServiceAccess, ZeroTrustNamespace};
 use ringfence_policy::ObjectKey;
 

@@ -1,7 +1,7 @@
 //! The status of an EnforcementProbe.
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use ringfence_crd::{
     ConditionStatus, ConditionType, EnforcementProbe, EnforcementProbeStatus, MOST_PROBE_FAILURES, Reason,
 };

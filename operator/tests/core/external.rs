@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use jiff::Timestamp;
+use k8s_openapi::jiff::Timestamp;
 use ringfence_operator::dns::{Place, Resolution, State};
 use ringfence_operator::generate::{Problem, outline_external};
 use ringfence_operator::status::{ExternalInput, external_status};

@@ -1,7 +1,7 @@
 //! What the operator says, case by case.
 
-use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::jiff::Timestamp;
 use ringfence_crd::{ServiceAccessStatus, ZeroTrustNamespaceStatus};
 use ringfence_operator::form::Kind;
 use ringfence_operator::generate::outline;
