@@ -26,8 +26,8 @@ const CLUSTER: &str = "demo";
 /// Sets everything up, shows the shop before and after, and takes everything down again unless told to keep it.
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
     let options = ClusterOptions::named(CLUSTER)?;
-    heading("A real Kubernetes cluster of two nodes on this machine");
-    let cluster = Cluster::up(&options, &Console::default())?;
+    heading("Ringfence's images, and a real Kubernetes cluster of two nodes on this machine");
+    let cluster = deploy::with_images(&options, &Console::default())?;
     let shown = show(&cluster);
     if args.keep {
         what_next(&cluster);
@@ -40,7 +40,6 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode> {
 
 fn show(cluster: &Cluster) -> Result<()> {
     heading("Ringfence: kubectl apply -k config/default");
-    deploy::load_images(cluster, &Console::default())?;
     deploy::install(cluster)?;
     heading("A shop of three tiers: kubectl apply -f examples/three-tier/shop.yaml");
     deploy::install_shop(cluster)?;

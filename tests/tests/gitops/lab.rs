@@ -39,8 +39,7 @@ impl Lab {
     pub(crate) fn start() -> Result<Self> {
         let console = Console::default();
         ensure_installed(FOR_GITOPS, &console)?;
-        let cluster = Cluster::up(&ClusterOptions::named(CLUSTER)?, &console)?;
-        deploy::load_images(&cluster, &console)?;
+        let cluster = deploy::with_images(&ClusterOptions::named(CLUSTER)?, &console)?;
         let lab = Self {
             argo: ArgoCd::start(&cluster, &console)?,
             cluster,
