@@ -5,6 +5,7 @@ mod crdgen;
 mod demo;
 mod fuzz;
 mod images;
+mod stages;
 mod test;
 
 use std::process::ExitCode;

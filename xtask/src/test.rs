@@ -10,6 +10,7 @@ use ringfence_tests::source;
 use ringfence_tests::testbed::{self, Console};
 
 use crate::fuzz;
+use crate::stages::{Checks, Need, STAGES, Stage};
 
 /// What to test, and how long.
 #[derive(Debug, Args)]
@@ -24,176 +25,6 @@ pub(crate) struct TestArgs {
     #[arg(long)]
     list: bool,
 }
-
-/// One stage: a command that passes or fails.
-struct Stage {
-    name: &'static str,
-    /// What it shows.
-    about: &'static str,
-    /// What it needs on the machine, made before it starts so that its own time is that of the tests.
-    needs: &'static [Need],
-    checks: Checks,
-}
-
-/// How a stage checks.
-enum Checks {
-    /// By cargo with these arguments.
-    Cargo(&'static [&'static str]),
-    /// By the fuzzers.
-    Fuzzers,
-}
-
-/// What a stage needs on the machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Need {
-    /// The Debian packages of a node: iptables, ipset and so on.
-    Packages,
-    /// What sets the clock of one program.
-    Clock,
-    /// etcd, the API server and kubectl, built from their sources.
-    ApiServer,
-    /// Everything that a cluster runs, built from its sources.
-    Cluster,
-    /// Argo CD, built from its sources, and what it needs beside it.
-    Gitops,
-    /// The upstream end-to-end suite, built from its sources.
-    UpstreamSuite,
-}
-
-/// Cheapest first, so that a mistake is told as early as it can be.
-const STAGES: &[Stage] = &[
-    Stage {
-        name: "format",
-        about: "rustfmt agrees",
-        needs: &[],
-        checks: Checks::Cargo(&["fmt", "--all", "--check"]),
-    },
-    Stage {
-        name: "clippy",
-        about: "no lint warns",
-        needs: &[],
-        checks: Checks::Cargo(&[
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--all-features",
-            "--quiet",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    },
-    Stage {
-        name: "clippy-suites",
-        about: "no lint warns in the suites that run only by name",
-        needs: &[],
-        checks: Checks::Cargo(&[
-            "clippy",
-            "--quiet",
-            "-p",
-            "ringfence-enforcer",
-            "-p",
-            "ringfence-tests",
-            "--test",
-            "storm",
-            "--test",
-            "testbed_cluster",
-            "--test",
-            "scenarios",
-            "--test",
-            "cluster",
-            "--test",
-            "gitops",
-            "--test",
-            "upstream",
-            "--",
-            "-D",
-            "warnings",
-        ]),
-    },
-    Stage {
-        name: "docs",
-        about: "the documentation builds without a warning",
-        needs: &[],
-        checks: Checks::Cargo(&["doc", "--workspace", "--no-deps", "--quiet"]),
-    },
-    Stage {
-        name: "unit",
-        about: "pure logic: unit, property and snapshot tests, and the generated files",
-        needs: &[],
-        checks: Checks::Cargo(&[
-            "test",
-            "--workspace",
-            "--exclude",
-            "ringfence-tests",
-            "--exclude",
-            "ringfence-enforcer",
-            "--no-fail-fast",
-        ]),
-    },
-    Stage {
-        name: "fuzz",
-        about: "nothing that the fuzzers try makes the policy engine panic, or its readings differ",
-        needs: &[],
-        checks: Checks::Fuzzers,
-    },
-    Stage {
-        name: "kernel",
-        about: "the enforcer: its plans, and packets through the kernel in network namespaces",
-        needs: &[Need::Packages],
-        checks: Checks::Cargo(&["test", "-p", "ringfence-enforcer", "--no-fail-fast"]),
-    },
-    Stage {
-        name: "api",
-        about: "probes, the CRDs, the operator and what the documentation shows against a real API server",
-        needs: &[Need::Packages, Need::ApiServer],
-        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--no-fail-fast"]),
-    },
-    Stage {
-        name: "storm",
-        about: "the enforcer's process between a real API server and real packets: changes, kills, outages, clocks",
-        needs: &[Need::Packages, Need::Clock, Need::ApiServer],
-        checks: Checks::Cargo(&[
-            "test",
-            "-p",
-            "ringfence-enforcer",
-            "--test",
-            "storm",
-            "--",
-            "--test-threads=1",
-        ]),
-    },
-    Stage {
-        name: "testbed",
-        about: "whole clusters: killed half way, in every family and proxy mode",
-        needs: &[Need::Packages, Need::Cluster],
-        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "testbed_cluster"]),
-    },
-    Stage {
-        name: "scenarios",
-        about: "every scenario of examples/ on a real cluster: as written, as foretold, as packets do",
-        needs: &[Need::Packages, Need::Cluster],
-        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "scenarios"]),
-    },
-    Stage {
-        name: "cluster",
-        about: "the product on a real cluster",
-        needs: &[Need::Packages, Need::Cluster],
-        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "cluster"]),
-    },
-    Stage {
-        name: "gitops",
-        about: "the product through Argo CD, from a Git repository, on a real cluster",
-        needs: &[Need::Packages, Need::Cluster, Need::Gitops],
-        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "gitops"]),
-    },
-    Stage {
-        name: "upstream",
-        about: "the upstream NetworkPolicy suite against the enforcer",
-        needs: &[Need::Packages, Need::Cluster, Need::UpstreamSuite],
-        checks: Checks::Cargo(&["test", "-p", "ringfence-tests", "--test", "upstream"]),
-    },
-];
 
 /// Tests counted so far.
 #[derive(Default)]
@@ -222,7 +53,7 @@ impl Totals {
 pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     if args.list {
         for stage in STAGES {
-            println!("{:<9} {}", stage.name, stage.about);
+            println!("{:<13} {}", stage.name, stage.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -292,10 +123,14 @@ fn provide(need: Need) -> Result<()> {
 }
 
 fn run_stage(stage: &Stage, long: bool, totals: &mut Totals) -> Result<bool> {
-    match stage.checks {
-        Checks::Cargo(arguments) => run_cargo(arguments, long, totals),
-        Checks::Fuzzers => run_fuzzers(long, totals),
+    if let Checks::Fuzzers = stage.checks {
+        return run_fuzzers(long, totals);
     }
+    let mut passed = true;
+    for arguments in stage.checks.command_lines() {
+        passed &= run_cargo(&arguments, long, totals)?;
+    }
+    Ok(passed)
 }
 
 /// Seconds for each fuzzer.
