@@ -1,6 +1,7 @@
 //! Bringing the kernel to what the cluster says, and seeing that it stays so.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
@@ -66,15 +67,12 @@ impl Agent {
             self.say_without_ranges(ranges.is_empty());
         }
         let touched = self.planner.take_touched();
+        let coming = self.tell_what_comes(&own);
         let written = self.write(&touched);
         // A transaction that failed half way may have tightened, too.
         let tightened = written.as_ref().map_or(true, |synced| synced.tightens);
         if let Some(revoker) = self.revoker.as_ref().filter(|it| it.rules_changed(tightened)) {
-            // A kubelet probes from the bridge's address, which is the node's own though no Node object names it.
-            let node: Vec<IpAddr> = own.iter().copied().chain(interface_addresses()?).collect();
-            let policies = self.cluster.policies();
-            let judge = Judge::new(policies, node, self.settings.options.police_own_node);
-            revoker.judge_by(judge);
+            revoker.judge_by(coming.map_or_else(|| self.judge(&own), Ok)?);
         }
         self.gauge();
         let writes = written?.writes;
@@ -82,6 +80,25 @@ impl Agent {
             revoker.compared(self.planner.is_guarded());
         }
         Ok(writes)
+    }
+
+    /// Tells whoever looks with older policies in hand what the rules are about to say, so that no connection is revoked that
+    /// they admit first.
+    fn tell_what_comes(&self, own: &[IpAddr]) -> Option<Arc<Judge>> {
+        let revoker = self.revoker.as_ref().filter(|it| it.looks_with_older())?;
+        // What is wrong is said when the judge is needed: rules are written first.
+        let judge = self.judge(own).ok()?;
+        revoker.expect(Arc::clone(&judge));
+        Some(judge)
+    }
+
+    /// What the policies say of connections.
+    fn judge(&self, own: &[IpAddr]) -> Result<Arc<Judge>> {
+        // A kubelet probes from the bridge's address, which is the node's own though no Node object names it.
+        let node: Vec<IpAddr> = own.iter().copied().chain(interface_addresses()?).collect();
+        let policies = self.cluster.policies();
+        let judge = Judge::new(policies, node, self.settings.options.police_own_node);
+        Ok(Arc::new(judge))
     }
 
     fn write(&mut self, touched: &Touched) -> Result<Synced> {

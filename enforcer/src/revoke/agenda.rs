@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::conntrack::Judge;
+use crate::conntrack::{Connection, Judge};
 
 /// How long to wait before looking. A packet that has passed the old rules may not be a connection yet; it is after the
 /// few microseconds that are left of its way.
@@ -59,6 +59,8 @@ struct Look {
 #[derive(Debug)]
 pub(super) struct Agenda {
     judge: Option<Arc<Judge>>,
+    /// What policies are about to say: the rules that say so are being written.
+    coming: Option<Arc<Judge>>,
     /// Policies have tightened, and how is not told yet.
     untold: bool,
     tightened: Option<Tightened>,
@@ -86,6 +88,7 @@ impl Agenda {
     pub(super) fn new(now: Instant, guard_for: Option<Duration>) -> Self {
         Self {
             judge: None,
+            coming: None,
             untold: true,
             tightened: None,
             changed: false,
@@ -101,22 +104,41 @@ impl Agenda {
         }
     }
 
+    /// Whether somebody looks, or is going to look, with what the policies said before.
+    pub(super) fn looks_with_older(&self) -> bool {
+        let due = [self.again, self.unguarded()];
+        let all = self.untold || self.tightened.is_some() || due.iter().any(Option::is_some);
+        all || self.revoked || self.looking.is_some()
+    }
+
     /// The kernel's rules have changed. Says whether somebody needs to know what the policies say now: not where they
     /// have not tightened, nothing is revoked and nobody will look with older ones in hand.
     pub(super) fn rules_changed(&mut self, tightened: bool) -> bool {
         self.untold |= tightened;
-        let older_in_hand = self.tightened.is_some() || self.again.is_some() || self.looking.is_some();
-        self.untold || self.revoked || older_in_hand
+        self.looks_with_older()
+    }
+
+    /// What the policies say once the rules are written. What they allow then is not revoked from now on.
+    pub(super) fn expect(&mut self, judge: Arc<Judge>) {
+        self.coming = Some(judge);
     }
 
     /// What the policies say now.
-    pub(super) fn judge_by(&mut self, judge: Judge, now: Instant) {
-        self.judge = Some(Arc::new(judge));
+    pub(super) fn judge_by(&mut self, judge: Arc<Judge>, now: Instant) {
+        self.judge = Some(judge);
+        self.coming = None;
         self.changed = true;
         if std::mem::take(&mut self.untold) {
             let first = self.tightened.map_or(now, |earlier| earlier.first);
             self.tightened = Some(Tightened { first, last: now });
         }
+    }
+
+    /// Whether the policies allow the connection that a look finds forbidden, after all: what has come since the look began is
+    /// in the kernel's rules already, or will be any moment, and the connection may have begun by it.
+    pub(super) fn has_come(&self, connection: &Connection) -> bool {
+        let newer = [&self.judge, &self.coming];
+        newer.into_iter().flatten().any(|judge| judge.allows(connection))
     }
 
     /// Whether all connections have been judged by what the policies say since they last tightened, and the kernel heeds it.

@@ -77,8 +77,19 @@ impl Revoker {
         self.shared.with(|agenda| agenda.compared(compared));
     }
 
+    /// Whether somebody looks, or is going to look, with what the policies said before, so that [`Revoker::expect`] is to
+    /// precede what is written.
+    pub fn looks_with_older(&self) -> bool {
+        self.shared.agenda().looks_with_older()
+    }
+
+    /// The kernel's rules are about to say this. From now on what it allows is not revoked.
+    pub fn expect(&self, judge: Arc<Judge>) {
+        self.shared.with(|agenda| agenda.expect(judge));
+    }
+
     /// From now on this is what policies say; the kernel's rules say so already.
-    pub fn judge_by(&self, judge: Judge) {
+    pub fn judge_by(&self, judge: Arc<Judge>) {
         self.shared.with(|agenda| agenda.judge_by(judge, Instant::now()));
         self.shared.news.notify_all();
     }
@@ -166,7 +177,7 @@ impl Worker {
         };
         let mut found = false;
         self.conntrack.walk(&request, |connection| {
-            let allowed = judge.allows(connection);
+            let allowed = judge.allows(connection) || self.shared.agenda().has_come(connection);
             if !allowed && !std::mem::replace(&mut found, true) {
                 // Not at the end of what may be a long look.
                 self.shared.with(|agenda| agenda.finds_one(Instant::now()));

@@ -1,5 +1,5 @@
 #![allow(clippy::unwrap_used)]
-use ringfence_policy::NodePolicies;
+use ringfence_policy::{Isolation, LocalPod, NodePolicies, ObjectKey, Protocol};
 
 use super::*;
 
@@ -7,9 +7,9 @@ const MS: Duration = Duration::from_millis(1);
 const GUARDED: Duration = Duration::from_secs(60);
 
 /// A judge that can be told from others by this number.
-fn judge(number: u8) -> Judge {
+fn judge(number: u8) -> Arc<Judge> {
     let policies = NodePolicies { pods: [].into() };
-    Judge::new(policies, vec![[0, 0, 0, number].into()], false)
+    Arc::new(Judge::new(policies, vec![[0, 0, 0, number].into()], false))
 }
 
 /// An agenda that owes nothing, and its clock.
@@ -296,4 +296,61 @@ fn what_is_revoked_is_settled_when_the_kernel_compares_packets_with_the_mark() {
     assert!(!agenda.is_settled());
     agenda.compared(true);
     assert!(agenda.is_settled());
+}
+
+/// What opens changes no rule but adds to sets; the look that finds that nothing is revoked any more must know of it, or it
+/// would revoke all that has come since.
+#[test]
+fn the_look_before_the_guard_goes_judges_by_what_has_been_allowed_since() {
+    let start = Instant::now();
+    let mut agenda = Agenda::new(start, Some(GUARDED));
+    agenda.judge_by(judge(0), start);
+    for began in [start + ON_THE_WAY, start + ON_THE_WAY + LOOK_AGAIN] {
+        assert_eq!(scope(&agenda.next(began)), Some(Scope::All));
+        agenda.looked(false, began);
+    }
+    assert!(agenda.is_settled());
+    assert!(agenda.looks_with_older(), "one look is left");
+    assert!(agenda.rules_changed(false));
+    agenda.judge_by(judge(1), start + LOOK_AGAIN * 2);
+    let Next::Look(Scope::All, by) = agenda.next(start + GUARDED) else {
+        panic!("the guard is to go")
+    };
+    assert_eq!(format!("{by:?}"), format!("{:?}", judge(1)));
+}
+
+#[test]
+fn what_comes_while_a_look_goes_on_is_not_revoked_by_it() {
+    let nothing = Arc::new(Isolation {
+        id: "nothing".to_owned(),
+        policies: Vec::new(),
+        grants: Vec::new(),
+    });
+    let pod = LocalPod {
+        addresses: vec![[10, 0, 0, 1].into()],
+        ingress: Some(nothing),
+        egress: None,
+    };
+    let policies = NodePolicies {
+        pods: [(ObjectKey::new("shop", "api"), pod)].into(),
+    };
+    let refusing = Arc::new(Judge::new(policies, Vec::new(), false));
+    let connection = Connection {
+        source: [10, 0, 0, 2].into(),
+        destination: [10, 0, 0, 1].into(),
+        service: Some((Protocol::Tcp, 80)),
+        protocol: 6,
+        mark: 0,
+    };
+    let (mut agenda, now) = settled();
+    agenda.rules_changed(true);
+    agenda.judge_by(Arc::clone(&refusing), now);
+    assert_eq!(scope(&agenda.next(now + ON_THE_WAY)), Some(Scope::All));
+    assert!(!agenda.has_come(&connection));
+    agenda.expect(judge(1));
+    assert!(agenda.has_come(&connection), "it is being written");
+    agenda.judge_by(judge(1), now + ON_THE_WAY);
+    assert!(agenda.has_come(&connection));
+    agenda.judge_by(refusing, now + ON_THE_WAY);
+    assert!(!agenda.has_come(&connection), "it has gone again");
 }
