@@ -129,9 +129,12 @@ impl<K: Kernel> Engine<K> {
 fn tightens(phase: &Phase) -> bool {
     match phase {
         Phase::Chains(_, change) => !change.is_about_revoked(),
-        Phase::Sets(changes) => changes
-            .iter()
-            .any(|change| matches!(change, SetChange::Remove(name, _) if !name.id().is_known())),
+        Phase::Sets(changes) => changes.iter().any(|change| match change {
+            SetChange::Remove(name, _) => !name.id().is_known(),
+            // Without a chain that changes along with it, it had been taken away by somebody else.
+            SetChange::Add(name, _) => name.id().is_isolated(),
+            SetChange::Create { .. } | SetChange::Destroy(_) => false,
+        }),
     }
 }
 

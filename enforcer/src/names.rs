@@ -113,6 +113,12 @@ impl SetId {
         name.is_some_and(|name| matches!(name, "4-known" | "6-known"))
     }
 
+    /// Whether this is [`SetId::isolated`] of a family and direction. What comes to it is isolated.
+    pub fn is_isolated(&self) -> bool {
+        let name = self.0.strip_prefix(PREFIX);
+        name.is_some_and(|name| matches!(name, "4-egress" | "4-ingress" | "6-egress" | "6-ingress"))
+    }
+
     /// The networks that an isolation opens every port for.
     pub fn any_port(family: Family, isolation: &str) -> Self {
         Self(format!("{PREFIX}{}n-{isolation}", family.digit()))

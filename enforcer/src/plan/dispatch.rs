@@ -1,5 +1,6 @@
 //! The tree that finds a pod's chain by its address: as many comparisons as the tree is deep, whatever the number of
-//! pods, instead of one per pod.
+//! pods, instead of one per pod. A packet may jump a limited number of times ([`super::JUMPS`]): pods whose addresses lie so
+//! apart that they would need more levels are compared one after the other.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -20,10 +21,10 @@ type Chains = BTreeMap<String, Vec<Rule<SetId>>>;
 type Leaves = [(IpAddr, String)];
 
 /// The tree of a direction: its root and the chains below. Each address in `leaves` goes to its chain, one that is not
-/// listed returns.
-pub(super) fn tree(direction: Direction, leaves: &Leaves, leaf_size: usize) -> Chains {
+/// listed returns. There are at most `depth` levels below the root.
+pub(super) fn tree(direction: Direction, leaves: &Leaves, leaf_size: usize, depth: usize) -> Chains {
     let mut chains = Chains::new();
-    let root = node(&mut chains, direction, leaves, leaf_size.max(1));
+    let root = node(&mut chains, direction, leaves, (leaf_size.max(1), depth));
     chains.insert(names::root(direction).to_owned(), root);
     chains
 }
@@ -38,9 +39,9 @@ fn node(
     chains: &mut Chains,
     direction: Direction,
     leaves: &[(IpAddr, String)],
-    leaf_size: usize,
+    (leaf_size, depth): (usize, usize),
 ) -> Vec<Rule<SetId>> {
-    if leaves.len() <= leaf_size {
+    if leaves.len() <= leaf_size || depth == 0 {
         return leaves
             .iter()
             .flat_map(|(address, chain)| leaf(direction, *address, chain))
@@ -53,7 +54,7 @@ fn node(
     for part in parts {
         let prefix = common_prefix(part);
         let chain = names::branch_chain(direction, &prefix);
-        let below = node(chains, direction, part, leaf_size);
+        let below = node(chains, direction, part, (leaf_size, depth - 1));
         chains.insert(chain.clone(), below);
         rules.push(Rule::Branch {
             direction,
@@ -107,7 +108,12 @@ mod tests {
         let leaves: Vec<_> = (0..count)
             .map(|i| (address(i), format!("{}P-{i}", names::PREFIX)))
             .collect();
-        super::tree(Direction::Egress, &leaves, Options::default().leaf_size)
+        super::tree(
+            Direction::Egress,
+            &leaves,
+            Options::default().leaf_size,
+            super::super::POD_JUMPS,
+        )
     }
 
     /// The rules that a packet of the address is compared with until it is found.

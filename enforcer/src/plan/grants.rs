@@ -277,7 +277,7 @@ impl<'a> Builder<'a> {
         pieces: &BTreeSet<Piece<'a>>,
         leaf: usize,
     ) -> BTreeMap<String, Vec<Rule<SetId>>> {
-        let tree = ports::tree(pieces, leaf);
+        let tree = ports::tree(pieces, leaf, super::PORT_JUMPS);
         let Some(root) = tree.first() else {
             let pieces: Vec<_> = pieces.iter().copied().collect();
             let steps = ports::list(&pieces);

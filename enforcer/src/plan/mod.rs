@@ -27,6 +27,14 @@ use crate::rules::Rule;
 use crate::ruleset::{Element, Family, Ruleset, Set, SetKind, Touched};
 use served::{Service, isolated, served};
 
+/// How often a packet may jump from chain to chain, the built-in one not counted: nftables refuses more ("Too many links").
+pub const JUMPS: usize = 15;
+/// The most levels of the tree that finds what is granted at a port, below its root.
+const PORT_JUMPS: usize = 5;
+/// The most levels of the tree that finds a pod, below its root: what is left when a packet has been to the first chain,
+/// that root, the pod's chain, the root of its ports, their tree, and the end.
+const POD_JUMPS: usize = JUMPS - 5 - PORT_JUMPS;
+
 /// Egress first: a packet leaves one pod before it reaches another.
 pub const DIRECTIONS: [Direction; 2] = [Direction::Egress, Direction::Ingress];
 
@@ -323,7 +331,7 @@ impl Planner {
             .into_iter()
             .map(|(address, id)| (address, names::isolation_chain(id)))
             .collect();
-        let tree = dispatch::tree(direction, &leaves, self.options.leaf_size);
+        let tree = dispatch::tree(direction, &leaves, self.options.leaf_size, POD_JUMPS);
         let tables = self.ruleset.families.get(&family);
         let old = tables.into_iter().flat_map(|tables| tables.chains.keys());
         let gone: Vec<String> = old

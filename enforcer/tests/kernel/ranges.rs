@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use ringfence_enforcer::kernel::Variant;
 use ringfence_enforcer::names;
 use ringfence_enforcer::ruleset::Family;
-use ringfence_policy::{Flow, Policy, Protocol, World, evaluate};
+use ringfence_policy::{Flow, ObjectKey, Pod, Policy, Protocol, Selector, World, evaluate};
 use socket2::{Domain, Socket, Type};
 
-use super::net::Lab;
-use super::world::{peers, policy, ports, rule, ruleset, world};
+use super::net::{Lab, Namespace};
+use super::world::{block, peers, policy, ports, rule, ruleset, world};
 
 /// How long a packet that is not dropped takes at most, by far.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -204,4 +204,43 @@ fn packets_obey_many_ranges_in_nft() {
 #[test]
 fn packets_obey_many_ranges_in_legacy() {
     packets_obey_in(Variant::Legacy);
+}
+
+/// Rules that could lead a packet deeper than it may jump would be refused, with those of all other pods.
+#[test]
+fn the_kernel_takes_thousands_of_ranges_at_one_of_many_pods() {
+    let ranges = (0..3_500_u16).map(|number| {
+        let peer = format!("11.0.{}.{}/32", number / 250, number % 250);
+        rule(
+            vec![block(&peer, &[])],
+            vec![ports(Protocol::Tcp, 1 + number, 30_000 + number)],
+        )
+    });
+    let mut world = world(2, vec![policy("api", &[0], Some(ranges.collect()), None)]);
+    let everybody = Policy {
+        pod_selector: Selector::everything(),
+        ..policy("everybody", &[], Some(vec![]), Some(vec![]))
+    };
+    world.insert_policy(everybody);
+    for number in 0..250_u8 {
+        let like = world.pods.values().next().cloned().expect("two pods");
+        world.insert_pod(Pod {
+            key: ObjectKey::new("default", format!("more-{number}")),
+            uid: format!("more-{number}"),
+            labels: [].into(),
+            addresses: vec![[10, 99, 0, number].into()],
+            ..like
+        });
+    }
+    let wanted = ruleset(&world);
+    for variant in Variant::ALL {
+        let namespace = Namespace::new();
+        let (mut engine, _) = namespace.engine(variant);
+        engine.sync(&wanted).expect("the kernel takes the rules");
+        assert_eq!(
+            engine.audit().expect("the kernel can be read"),
+            Vec::<String>::new(),
+            "{variant}"
+        );
+    }
 }

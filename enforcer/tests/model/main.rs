@@ -1,6 +1,7 @@
 //! The rules mean what the policies mean, also half way through a transaction: random worlds, no kernel.
 
 mod bounds;
+mod depth;
 mod events;
 mod gate;
 mod small;
