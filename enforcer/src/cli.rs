@@ -12,7 +12,7 @@ use ringfence_telemetry::logs::LogArgs;
 use crate::cni;
 use crate::cni::conflist::Entry;
 use crate::cni::protocol::Fallback;
-use crate::cni::service::Place;
+use crate::cni::service::{Place, Plugin};
 use crate::kernel::{VariantChoice, tied};
 use crate::options::{DEFAULT_REVOKED_MARK, LogOptions, Options};
 use crate::ruleset::Family;
@@ -82,6 +82,9 @@ pub struct CleanupArgs {
     /// Tools.
     #[command(flatten)]
     pub tools: ToolArgs,
+    /// Where an enforcer listens for the CNI plugin. While one does, nothing is removed: it would put everything back
+    #[arg(long, env = "CNI_SOCKET", value_name = "FILE", default_value = cni::SOCKET)]
+    pub cni_socket: PathBuf,
     /// Where the CNI plugin is.
     #[command(flatten)]
     pub place: PlaceArgs,
@@ -94,7 +97,7 @@ pub struct InstallArgs {
     #[arg(long, env = "CNI")]
     pub cni: bool,
     /// The plugin to copy
-    #[arg(long, value_name = "FILE", default_value = "/ringfence-cni")]
+    #[arg(long, value_name = "FILE", default_value = cni::SOURCE)]
     pub source: PathBuf,
     /// Where the CNI plugin is.
     #[command(flatten)]
@@ -139,18 +142,24 @@ pub struct CniArgs {
     /// with open it starts, and --gate-unknown-pods drops its packets until its rules are there
     #[arg(long, env = "CNI_WITHOUT_ENFORCER", value_enum, default_value = "closed")]
     pub cni_without_enforcer: Fallback,
+    /// The plugin to copy when it is missing: an entry without it would keep every pod from starting
+    #[arg(long, value_name = "FILE", default_value = cni::SOURCE)]
+    pub cni_source: PathBuf,
     /// Where the CNI plugin is.
     #[command(flatten)]
     pub place: PlaceArgs,
 }
 
 impl CniArgs {
-    /// The entry they say.
-    pub fn entry(&self) -> Entry {
-        Entry {
-            socket: self.cni_socket.display().to_string(),
-            timeout_seconds: self.cni_timeout,
-            without_enforcer: self.cni_without_enforcer,
+    /// The plugin they say.
+    pub fn plugin(&self) -> Plugin {
+        Plugin {
+            source: self.cni_source.clone(),
+            entry: Entry {
+                socket: self.cni_socket.display().to_string(),
+                timeout_seconds: self.cni_timeout,
+                without_enforcer: self.cni_without_enforcer,
+            },
         }
     }
 }
@@ -205,12 +214,12 @@ pub struct RunArgs {
     /// Which address families to enforce; auto is those that the kernel has
     #[arg(long, env = "IP_FAMILIES", value_enum, default_value = "auto")]
     pub ip_families: FamilyChoice,
-    /// Where to serve /healthz, /readyz and /metrics
+    /// Where to serve /healthz, /readyz and /metrics; [::] is every address of both families
     #[arg(
         long,
         env = "HTTP_ADDRESS",
         value_name = "ADDRESS:PORT",
-        default_value = "0.0.0.0:9470"
+        default_value = "[::]:9470"
     )]
     pub http_address: SocketAddr,
     /// How to tell of dropped packets on standard output

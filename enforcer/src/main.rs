@@ -1,6 +1,9 @@
 //! Makes a node enforce NetworkPolicies.
 
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
@@ -40,7 +43,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::InstallCni(args) => {
-            install_cni(&args)?;
+            install_cni(&args);
             Ok(ExitCode::SUCCESS)
         }
         Command::Tied { parent, command } => Err(tied::become_tied(parent, &command)),
@@ -50,6 +53,7 @@ fn main() -> anyhow::Result<ExitCode> {
             Output::Json => report_json(&node::check())?,
         }),
         Command::Cleanup(args) => {
+            wait_until_gone(&args.cni_socket)?;
             // Pods must not wait for who is gone, so the plugin goes first.
             let place = args.place.place();
             let plugin = install::remove(&place.conf_dir, &place.bin_dir);
@@ -64,14 +68,34 @@ fn main() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn install_cni(args: &InstallArgs) -> anyhow::Result<()> {
+/// What goes wrong here is no reason not to enforce: without the binary the enforcer writes no entry that names it.
+fn install_cni(args: &InstallArgs) {
     let folder = args.place.place().bin_dir;
     if !args.cni {
         println!("pods are not to wait for their rules (--cni): nothing to install");
-    } else if install::binary(&args.source, &folder)? {
-        println!("copied the CNI plugin to {}", folder.display());
-    } else {
-        println!("the CNI plugin is in {} already", folder.display());
+        return;
+    }
+    match install::binary(&args.source, &folder) {
+        Ok(true) => println!("copied the CNI plugin to {}", folder.display()),
+        Ok(false) => println!("the CNI plugin is in {} already", folder.display()),
+        Err(error) => tracing::error!(%error, "pods start without waiting for their rules"),
+    }
+}
+
+/// How long a clean-up waits for the node's enforcer to end.
+const UNTIL_GONE: Duration = Duration::from_secs(30);
+
+/// Waits until no enforcer serves the plugin on this node: it would put back what is removed.
+fn wait_until_gone(socket: &Path) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
+    while UnixStream::connect(socket).is_ok() {
+        anyhow::ensure!(
+            started.elapsed() < UNTIL_GONE,
+            "an enforcer still runs on this node ({} answers) and would put everything back: delete it first, then run \
+             cleanup again",
+            socket.display()
+        );
+        std::thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
@@ -81,7 +105,7 @@ fn plugin(args: &CniArgs, shutdown: &CancellationToken) -> anyhow::Result<Option
     let place = args.place.place();
     if args.cni {
         let calls = server::listen(&args.cni_socket, shutdown.clone())?;
-        return Ok(Some(Service::new(calls, place, args.entry())));
+        return Ok(Some(Service::new(calls, place, args.plugin())));
     }
     match install::remove(&place.conf_dir, &place.bin_dir) {
         Ok(removed) if removed.is_empty() => {}

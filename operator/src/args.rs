@@ -49,10 +49,10 @@ pub enum Command {
 /// How the operator runs.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct RunArgs {
-    /// Where to serve /healthz, /readyz and /metrics
+    /// Where to serve /healthz, /readyz and /metrics; [::] is every address of both families
     #[arg(
         long,
-        default_value = "0.0.0.0:9301",
+        default_value = "[::]:9301",
         value_name = "ADDRESS:PORT",
         env = "RINGFENCE_HTTP_ADDRESS"
     )]

@@ -1,7 +1,7 @@
 //! `/healthz`, `/readyz` and `/metrics` over HTTP.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use ::http::{HeaderValue, StatusCode, header};
@@ -9,6 +9,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -60,16 +61,36 @@ pub async fn bind(address: SocketAddr, health: Health, metrics: Metrics) -> Resu
 /// How long an address may be taken. Whoever was killed may leave a child behind that still holds it for a moment.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
 async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let started = Instant::now();
     loop {
-        match TcpListener::bind(address).await {
+        match open(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && started.elapsed() < PATIENCE => {
                 sleep(Duration::from_millis(50)).await;
+            }
+            // A kernel without IPv6 has only the other of all addresses.
+            Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+                return open((Ipv4Addr::UNSPECIFIED, address.port()).into());
             }
             result => return result,
         }
     }
+}
+
+/// `[::]` is every address of both families, whatever the node's sysctls say.
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
 }
 
 impl Server {
@@ -123,7 +144,7 @@ mod tests {
 
     use super::*;
     use crate::metrics::Program;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
 
@@ -185,6 +206,30 @@ mod tests {
             drop(before);
         });
         assert_eq!(bound.unwrap().local_addr().unwrap(), address);
+    }
+
+    /// A kubelet asks at the pod's first address, of whichever family the cluster is.
+    #[tokio::test]
+    async fn every_address_is_those_of_both_families() {
+        let metrics = Metrics::build(
+            &Program {
+                name: "test",
+                version: "1",
+            },
+            |_| (),
+        );
+        let server = bind((Ipv6Addr::UNSPECIFIED, 0).into(), Health::new(), metrics)
+            .await
+            .unwrap();
+        let port = server.address().unwrap().port();
+        let token = CancellationToken::new();
+        let serving = tokio::spawn(server.serve(token.clone()));
+        for address in [Ipv4Addr::LOCALHOST.into(), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+            let answer = fetch((address, port).into(), "/healthz").await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{address}: {answer}");
+        }
+        token.cancel();
+        serving.await.unwrap().unwrap();
     }
 
     #[tokio::test]

@@ -3,10 +3,12 @@
 //! The order matters: an entry whose binary is missing blocks every pod of the node. So the binary comes before the entry,
 //! and the entry goes before the binary.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, Metadata, Permissions};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::Duration;
 
 use super::PLUGIN;
 use super::conflist::{self, Entry};
@@ -14,6 +16,10 @@ use crate::error::{Error, Result};
 
 /// The endings of files that a container runtime takes for network configurations.
 const ENDINGS: [&str; 3] = ["conf", "conflist", "json"];
+
+/// How often, and after what pause, an entry is taken out of a file that its owner writes at the same time.
+const ATTEMPTS: usize = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Copies the plugin's binary into the folder of CNI plugins, unless it is there already. Returns whether it was copied.
 ///
@@ -29,12 +35,32 @@ pub fn binary(source: &Path, folder: &Path) -> Result<bool> {
     Ok(!is_there)
 }
 
+/// Sees that the binary is there, and then that the entry is where it belongs, see [`keep_entry`]. Without the binary no
+/// entry stays: the runtime would start no pod. Returns the files that changed.
+///
+/// # Errors
+/// The binary is not there and cannot be copied; those of [`keep_entry`].
+pub fn keep(source: &Path, bin_dir: &Path, conf_dir: &Path, entry: &Entry) -> Result<Vec<PathBuf>> {
+    let target = bin_dir.join(PLUGIN);
+    let mut changed = Vec::new();
+    // Its content is looked at once, when the enforcer is installed.
+    if !target.is_file() {
+        if let Err(error) = binary(source, bin_dir) {
+            take_out(&configurations(conf_dir)?)?;
+            return Err(error);
+        }
+        changed.push(target);
+    }
+    changed.extend(keep_entry(conf_dir, entry)?);
+    Ok(changed)
+}
+
 /// Puts the entry into the configuration that the runtime uses, the first by name, and takes it out of all others.
 /// Returns the files that changed.
 ///
 /// # Errors
 /// There is no configuration, or none that can have the entry, or a file cannot be read or written.
-pub fn keep_entry(folder: &Path, entry: &Entry) -> Result<Vec<PathBuf>> {
+fn keep_entry(folder: &Path, entry: &Entry) -> Result<Vec<PathBuf>> {
     let files = configurations(folder)?;
     let Some((first, others)) = files.split_first() else {
         return Err(Error::Cni(format!(
@@ -56,11 +82,25 @@ pub fn keep_entry(folder: &Path, entry: &Entry) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// A file cannot be read, written or removed. The binary stays as long as an entry may.
 pub fn remove(conf_dir: &Path, bin_dir: &Path) -> Result<Vec<String>> {
-    let changed = match configurations(conf_dir) {
-        Ok(files) => take_out(&files)?,
+    let files = match configurations(conf_dir) {
+        Ok(files) => files,
         Err(Error::File { source, .. }) if source.kind() == ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
+    let mut changed = take_out(&files)?;
+    // A file whose owner was writing it was left alone.
+    let mut attempts = 1;
+    while let Some(file) = files.iter().find(|file| names_plugin(file)) {
+        if attempts == ATTEMPTS {
+            return Err(Error::Cni(format!(
+                "{} still names {PLUGIN}, whose binary therefore stays: take it out, then run cleanup",
+                file.display()
+            )));
+        }
+        attempts += 1;
+        sleep(PAUSE);
+        changed.extend(take_out(&files)?);
+    }
     let mut removed: Vec<String> = changed
         .iter()
         .map(|file| format!("the entry in {}", file.display()))
@@ -74,15 +114,27 @@ pub fn remove(conf_dir: &Path, bin_dir: &Path) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// Takes the entry out of these files. One that no entry can be in is left alone.
+/// Takes the entry out of these files, of all that can be changed. One that no entry can be in is left alone.
 fn take_out(files: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut changed = Vec::new();
+    let mut first_error = None;
     for file in files {
-        if edit(file, |text| Ok(conflist::without_entry(text).unwrap_or(None)))? {
-            changed.push(file.clone());
+        match edit(file, |text| Ok(conflist::without_entry(text).unwrap_or(None))) {
+            Ok(true) => changed.push(file.clone()),
+            Ok(false) => {}
+            Err(error) => {
+                first_error.get_or_insert(error);
+            }
         }
     }
-    Ok(changed)
+    first_error.map_or(Ok(changed), Err)
+}
+
+/// Whether a file says anything of the plugin: also where its owner was writing it a moment ago, or in words that are not
+/// ours.
+fn names_plugin(file: &Path) -> bool {
+    let quoted = format!("\"{PLUGIN}\"");
+    fs::read_to_string(file).is_ok_and(|text| text.contains(&quoted))
 }
 
 /// The files that the runtime may take for configurations, in the order in which it looks at them.
@@ -92,7 +144,8 @@ fn configurations(folder: &Path) -> Result<Vec<PathBuf>> {
     for entry in entries {
         let path = entry.map_err(|error| failed("list", folder, error))?.path();
         let ending = path.extension().and_then(|ending| ending.to_str());
-        if ending.is_some_and(|ending| ENDINGS.contains(&ending)) {
+        // Runtimes skip folders.
+        if ending.is_some_and(|ending| ENDINGS.contains(&ending)) && !path.is_dir() {
             files.push(path);
         }
     }
@@ -109,23 +162,59 @@ fn edit(file: &Path, change: impl Fn(&str) -> Result<Option<String>>) -> Result<
         return Ok(false);
     };
     let metadata = fs::metadata(file).map_err(|error| failed("read", file, error))?;
+    let draft = Draft::write(file, new.as_bytes(), metadata.permissions())?;
+    draft.owned_like(&metadata)?;
     // Its owner may have written meanwhile. What it wrote must not be lost, so look again next time.
     if fs::read_to_string(file).map_err(|error| failed("read", file, error))? != text {
         return Ok(false);
     }
-    write(file, new.as_bytes(), metadata.permissions())?;
+    draft.put()?;
     Ok(true)
 }
 
-/// Writes a file at once: nobody ever sees half of it. The file that it is renamed from is none that a runtime reads.
+/// Writes a file at once: nobody ever sees half of it.
 fn write(target: &Path, content: &[u8], permissions: Permissions) -> Result<()> {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let new = target.with_file_name(format!(".{name}.ringfence-new"));
-    let done = fs::write(&new, content)
-        .and_then(|()| fs::set_permissions(&new, permissions))
-        .and_then(|()| fs::File::open(&new)?.sync_all())
-        .and_then(|()| fs::rename(&new, target));
-    done.map_err(|error| failed("write", target, error))
+    Draft::write(target, content, permissions)?.put()
+}
+
+/// What is to take a file's place, beside it under a name that no runtime reads. Gone unless it is put there.
+struct Draft<'a> {
+    target: &'a Path,
+    path: PathBuf,
+}
+
+impl<'a> Draft<'a> {
+    fn write(target: &'a Path, content: &[u8], permissions: Permissions) -> Result<Self> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let path = target.with_file_name(format!(".{name}.ringfence-new"));
+        let draft = Self { target, path };
+        let done = fs::write(&draft.path, content)
+            .and_then(|()| fs::set_permissions(&draft.path, permissions))
+            .and_then(|()| fs::File::open(&draft.path)?.sync_all());
+        done.map_err(|error| failed("write", target, error))?;
+        Ok(draft)
+    }
+
+    /// Gives it to the owner of the file that it replaces, who could not read it otherwise.
+    fn owned_like(&self, old: &Metadata) -> Result<()> {
+        let new = fs::metadata(&self.path).map_err(|error| failed("read", &self.path, error))?;
+        if (new.uid(), new.gid()) == (old.uid(), old.gid()) {
+            return Ok(());
+        }
+        chown(&self.path, Some(old.uid()), Some(old.gid()))
+            .map_err(|error| failed("keep the owner of", self.target, error))
+    }
+
+    fn put(self) -> Result<()> {
+        fs::rename(&self.path, self.target).map_err(|error| failed("write", self.target, error))
+    }
+}
+
+impl Drop for Draft<'_> {
+    fn drop(&mut self) {
+        // Once it is put in its place there is nothing left here.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
@@ -137,129 +226,4 @@ fn failed(what: &'static str, path: &Path, source: io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::super::protocol::Fallback;
-    use super::*;
-
-    const BRIDGE: &str = r#"{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge"}]}"#;
-
-    fn entry() -> Entry {
-        Entry {
-            socket: "/s".to_owned(),
-            timeout_seconds: 5,
-            without_enforcer: Fallback::Closed,
-        }
-    }
-
-    struct Node {
-        folder: tempfile::TempDir,
-    }
-
-    impl Node {
-        fn new() -> Self {
-            Self {
-                folder: tempfile::tempdir().unwrap(),
-            }
-        }
-
-        fn path(&self, name: &str) -> PathBuf {
-            self.folder.path().join(name)
-        }
-
-        fn write(&self, name: &str, text: &str) {
-            fs::write(self.path(name), text).unwrap();
-        }
-
-        fn read(&self, name: &str) -> String {
-            fs::read_to_string(self.path(name)).unwrap()
-        }
-
-        fn keep(&self) -> Result<Vec<PathBuf>> {
-            keep_entry(self.folder.path(), &entry())
-        }
-
-        fn files(&self) -> usize {
-            fs::read_dir(self.folder.path()).unwrap().count()
-        }
-    }
-
-    #[test]
-    fn the_entry_is_put_back_when_its_owner_rewrites_the_file_and_cleanup_leaves_it_as_it_was() {
-        let node = Node::new();
-        node.write("10-n.conflist", BRIDGE);
-        fs::set_permissions(node.path("10-n.conflist"), Permissions::from_mode(0o600)).unwrap();
-        assert_eq!(node.keep().unwrap(), [node.path("10-n.conflist")]);
-        assert!(node.read("10-n.conflist").contains(PLUGIN));
-        assert!(node.keep().unwrap().is_empty(), "it is there");
-        let other = BRIDGE.replace("bridge", "ptp");
-        node.write("10-n.conflist", &other);
-        assert_eq!(node.keep().unwrap().len(), 1);
-        assert!(node.read("10-n.conflist").contains(PLUGIN));
-        let mode = fs::metadata(node.path("10-n.conflist"))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
-        let removed = remove(node.folder.path(), node.folder.path()).unwrap();
-        assert_eq!(removed.len(), 1, "{removed:?}");
-        assert_eq!(node.read("10-n.conflist"), other);
-        assert_eq!(node.files(), 1);
-        assert!(remove(node.folder.path(), node.folder.path()).unwrap().is_empty());
-    }
-
-    #[test]
-    fn the_configuration_that_the_runtime_uses_has_the_entry_and_no_other() {
-        let node = Node::new();
-        node.write("20-n.conflist", BRIDGE);
-        node.write("30-old.conf", r#"{"cniVersion": "1.0.0", "type": "bridge"}"#);
-        node.write("00-readme.txt", "not a configuration");
-        node.keep().unwrap();
-        assert!(node.read("20-n.conflist").contains(PLUGIN));
-        node.write("10-new.conflist", BRIDGE);
-        assert_eq!(node.keep().unwrap().len(), 2);
-        assert!(node.read("10-new.conflist").contains(PLUGIN));
-        assert_eq!(node.read("20-n.conflist"), BRIDGE);
-    }
-
-    #[test]
-    fn a_single_plugins_file_and_no_file_are_errors_that_say_what_to_do() {
-        let node = Node::new();
-        assert!(
-            node.keep()
-                .unwrap_err()
-                .to_string()
-                .contains("no network configuration")
-        );
-        node.write("10-n.conf", r#"{"cniVersion": "1.0.0", "type": "bridge"}"#);
-        let error = node.keep().unwrap_err().to_string();
-        assert!(
-            error.contains("10-n.conf") && error.contains(".conflist"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn the_binary_is_copied_once_and_again_when_it_is_another() {
-        let node = Node::new();
-        let bin = Node::new();
-        node.write("new", "one");
-        assert!(binary(&node.path("new"), bin.folder.path()).unwrap());
-        assert!(!binary(&node.path("new"), bin.folder.path()).unwrap());
-        node.write("new", "two");
-        assert!(binary(&node.path("new"), bin.folder.path()).unwrap());
-        assert_eq!(bin.read(PLUGIN), "two");
-        let mode = fs::metadata(bin.path(PLUGIN)).unwrap().permissions().mode();
-        assert_eq!((mode & 0o777, bin.files()), (0o755, 1));
-    }
-
-    #[test]
-    fn the_binary_stays_as_long_as_an_entry_may() {
-        let node = Node::new();
-        let bin = Node::new();
-        bin.write(PLUGIN, "binary");
-        std::os::unix::fs::symlink("/nowhere", node.path("10-broken.conflist")).unwrap();
-        assert!(remove(node.folder.path(), bin.folder.path()).is_err());
-        assert_eq!(bin.read(PLUGIN), "binary");
-    }
-}
+mod tests;

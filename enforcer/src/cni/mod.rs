@@ -25,6 +25,8 @@ pub mod service;
 
 /// The plugin: its file in the folder of CNI plugins, and its `type` in a configuration.
 pub const PLUGIN: &str = "ringfence-cni";
+/// The plugin in the enforcer's image.
+pub const SOURCE: &str = "/ringfence-cni";
 /// Where the enforcer listens unless it is told otherwise.
 pub const SOCKET: &str = "/run/ringfence/cni.sock";
 /// Where container runtimes look for network configurations unless they are told otherwise.

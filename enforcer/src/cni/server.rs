@@ -91,7 +91,11 @@ async fn attend(stream: UnixStream, calls: mpsc::Sender<Call>) {
         _ => return,
     }
     let error = match message::request(&line) {
-        Ok(request) => pass_on(request, &calls).await.err(),
+        Ok(request) => match pass_on(request, &calls).await {
+            Some(answer) => answer.err(),
+            // The enforcer ends. Who hears nothing asks the next one, as long as its time lasts.
+            None => return,
+        },
         Err(error) => Some(error),
     };
     if let Some(error) = &error {
@@ -106,7 +110,8 @@ async fn attend(stream: UnixStream, calls: mpsc::Sender<Call>) {
     }
 }
 
-async fn pass_on(request: Request, calls: &mpsc::Sender<Call>) -> std::result::Result<(), String> {
+/// Hands a request on and waits for the answer. `None` is that there will be none.
+async fn pass_on(request: Request, calls: &mpsc::Sender<Call>) -> Option<std::result::Result<(), String>> {
     let wait = Duration::from_millis(request.wait_milliseconds).min(LONGEST_WAIT);
     let pod = request.sandbox.key();
     let (done, is_done) = oneshot::channel();
@@ -121,12 +126,11 @@ async fn pass_on(request: Request, calls: &mpsc::Sender<Call>) -> std::result::R
         is_done.await.ok()
     });
     match answered.await {
-        Ok(Some(())) => Ok(()),
-        Ok(None) => Err("the enforcer is ending".to_owned()),
-        Err(_) => Err(format!(
+        Ok(answer) => answer.map(Ok),
+        Err(_) => Some(Err(format!(
             "the kernel did not hold the rules of pod {pod} within {} ms: the enforcer has not heard of the pod from the \
              API server yet, or could not write (see its log)",
             wait.as_millis()
-        )),
+        ))),
     }
 }

@@ -20,12 +20,21 @@ pub struct Place {
     pub bin_dir: PathBuf,
 }
 
+/// What is put there.
+#[derive(Debug, Clone)]
+pub struct Plugin {
+    /// The file that the plugin's binary is copied from.
+    pub source: PathBuf,
+    /// The entry that names it.
+    pub entry: Entry,
+}
+
 /// The plugin, as the agent serves it.
 #[derive(Debug)]
 pub struct Service {
     calls: mpsc::Receiver<Call>,
     place: Place,
-    entry: Entry,
+    plugin: Plugin,
     /// Calls to be answered when the kernel holds their pods' rules.
     waiting: Vec<Call>,
     /// What was last said about the entry: once is enough.
@@ -34,11 +43,11 @@ pub struct Service {
 
 impl Service {
     /// Serves these calls. The entry is not written yet.
-    pub fn new(calls: mpsc::Receiver<Call>, place: Place, entry: Entry) -> Self {
+    pub fn new(calls: mpsc::Receiver<Call>, place: Place, plugin: Plugin) -> Self {
         Self {
             calls,
             place,
-            entry,
+            plugin,
             waiting: Vec::new(),
             said: None,
         }
@@ -74,13 +83,14 @@ impl Service {
         waited
     }
 
-    /// Sees that the entry is in the configuration that the runtime uses, and says what it did, or why it could not, once.
+    /// Sees that the binary is there and the entry in the configuration that the runtime uses, and says what it did, or why it could not, once.
     /// Returns the name of an error that is new.
     pub fn keep_entry(&mut self) -> Option<&'static str> {
-        match install::keep_entry(&self.place.conf_dir, &self.entry) {
+        let (place, plugin) = (&self.place, &self.plugin);
+        match install::keep(&plugin.source, &place.bin_dir, &place.conf_dir, &plugin.entry) {
             Ok(changed) => {
                 if !changed.is_empty() {
-                    tracing::info!(?changed, "put the CNI plugin's entry where it belongs");
+                    tracing::info!(?changed, "put the CNI plugin and its entry where they belong");
                 }
                 self.said = None;
                 None

@@ -9,7 +9,7 @@ use ringfence_enforcer::cluster::{Object, Update};
 use ringfence_enforcer::cni::conflist::Entry;
 use ringfence_enforcer::cni::protocol::Fallback;
 use ringfence_enforcer::cni::server;
-use ringfence_enforcer::cni::service::{Place, Service};
+use ringfence_enforcer::cni::service::{Place, Plugin, Service};
 use ringfence_enforcer::kernel::Variant;
 use ringfence_policy::{Pod, Policy, World};
 use serde_json::{Value, json};
@@ -59,7 +59,8 @@ impl Disk {
             timeout_seconds: 5,
             without_enforcer: Fallback::Closed,
         };
-        Service::new(calls, place, entry)
+        let source = self.path("ringfence-cni");
+        Service::new(calls, place, Plugin { source, entry })
     }
 
     /// Starts an agent that serves the plugin, in a world without its pod 0.
