@@ -102,12 +102,13 @@ impl Cluster {
         self.happen(stopped.map(Event::Pod))
     }
 
-    /// Whether the pod of the sandbox is known and holds the sandbox's addresses.
+    /// Whether the pod of the sandbox is known, as one of this node, and holds the sandbox's addresses.
     pub fn has_started(&self, sandbox: &Sandbox) -> bool {
         let key = sandbox.key();
         let holds = |address: &IpAddr| self.resolver.pod_at(*address).is_some_and(|pod| pod.key == key);
         let pod = self.resolver.known_pod(&key);
-        pod.is_some_and(|pod| pod.uid == sandbox.uid) && sandbox.addresses.iter().all(holds)
+        let is_ours = |pod: &Pod| pod.uid == sandbox.uid && pod.node.as_ref() == Some(&self.node);
+        pod.is_some_and(is_ours) && sandbox.addresses.iter().all(holds)
     }
 
     fn happen(&mut self, events: impl IntoIterator<Item = Event>) -> bool {

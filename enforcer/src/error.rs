@@ -40,6 +40,17 @@ pub enum Error {
         /// The line.
         line: String,
     },
+    /// The filter table holds rules that iptables cannot read, so nobody can say what of ours is in it.
+    #[error(
+        "{tool} cannot read the filter table: `nft` has put a rule into it that iptables does not know; move that rule to a \
+         table of its own (`nft list table {table} filter` shows it). Until then nothing is written"
+    )]
+    TableUnreadable {
+        /// The program.
+        tool: String,
+        /// The family of the table as nft names it.
+        table: &'static str,
+    },
     /// The kernel's sets cannot be reached, or the kernel refused a change of one.
     #[error("cannot {what}: {source}; trying again")]
     Sets {
@@ -98,6 +109,7 @@ impl Error {
             Self::LockHeld { .. } => "LockHeld",
             Self::ToolFailed { .. } => "ToolFailed",
             Self::Unreadable { .. } => "Unreadable",
+            Self::TableUnreadable { .. } => "TableUnreadable",
             Self::Sets { .. } => "Sets",
             Self::SetTypeMissing(_) => "SetTypeMissing",
             Self::Conntrack { .. } => "Conntrack",

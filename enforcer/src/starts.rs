@@ -3,7 +3,7 @@
 //! The node is right: it gave the address out. So a sandbox's addresses are its pod's until the API server tells of others,
 //! and nobody else's, whatever it still says of a pod that had them before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ringfence_policy::{ObjectKey, Pod};
@@ -72,7 +72,7 @@ impl Starts {
     pub fn heard(&mut self, mut pod: Pod) -> Pod {
         if let Some(start) = self.by_pod.get_mut(&pod.key) {
             let own = start.sandbox.uid == pod.uid;
-            let agrees = same(&pod.addresses, &start.sandbox.addresses);
+            let agrees = confirms(&pod.addresses, &start.sandbox.addresses);
             let old_news = start.told.as_ref().is_none_or(|told| *told == pod.addresses);
             if own && (agrees || old_news) {
                 start.told = Some(std::mem::replace(
@@ -112,8 +112,9 @@ impl Starts {
     }
 }
 
-fn same(a: &[IpAddr], b: &[IpAddr]) -> bool {
-    a.iter().collect::<BTreeSet<_>>() == b.iter().collect()
+/// Whether what the API server tells are addresses of the sandbox: it may be some only, for a kubelet tells one of a family.
+fn confirms(told: &[IpAddr], sandbox: &[IpAddr]) -> bool {
+    !told.is_empty() && told.iter().all(|address| sandbox.contains(address))
 }
 
 #[cfg(test)]
@@ -261,5 +262,34 @@ mod tests {
         assert!(!cluster.has_started(&sandbox("a", "2", "c", &[5])));
         cluster.apply(pod("a", "1", &[6, 5]));
         assert!(cluster.has_started(&mine), "in whatever order");
+    }
+
+    /// It has been scheduled, so its object will name this node any moment.
+    #[test]
+    fn a_pod_waits_until_it_is_known_to_be_one_of_this_node() {
+        let mut cluster = Cluster::new("here");
+        let unbound = |update| match update {
+            Update::Upsert(Object::Pod(pod)) => Update::Upsert(Object::Pod(Pod { node: None, ..pod })),
+            other => other,
+        };
+        cluster.apply(unbound(pod("a", "1", &[])));
+        let sandbox = sandbox("a", "1", "c", &[5]);
+        cluster.start(&sandbox);
+        assert!(!cluster.has_started(&sandbox));
+        assert!(cluster.apply(pod("a", "1", &[])), "somebody writes, and answers");
+        assert!(cluster.has_started(&sandbox));
+    }
+
+    /// A kubelet tells one address of each family.
+    #[test]
+    fn an_address_that_the_api_server_never_tells_stays_the_pods() {
+        let mut cluster = Cluster::new("here");
+        cluster.apply(pod("a", "1", &[]));
+        let sandbox = sandbox("a", "1", "c", &[5, 6]);
+        cluster.start(&sandbox);
+        cluster.apply(pod("a", "1", &[5]));
+        assert!(cluster.has_started(&sandbox));
+        cluster.apply(pod("a", "1", &[7]));
+        assert!(!cluster.has_started(&sandbox), "it has another one now");
     }
 }

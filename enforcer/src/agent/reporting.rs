@@ -26,6 +26,8 @@ pub(super) struct Reporting {
     writer: Option<Writer>,
     book: Book,
     last_error: Option<(&'static str, String)>,
+    /// What passes the rules by, whatever the kernel holds.
+    gap: Option<String>,
     /// When the kernel last came to hold what the policies say.
     synced: Option<Timestamp>,
     reported: Option<Instant>,
@@ -42,6 +44,7 @@ impl Reporting {
             writer,
             book: Book::new(format!("iptables-{variant}"), named.collect()),
             last_error: None,
+            gap: None,
             synced: None,
             reported: None,
             due: None,
@@ -91,6 +94,19 @@ impl Reporting {
         self.ask();
     }
 
+    /// This passes the rules by, or nothing does.
+    pub(super) fn gap(&mut self, gap: Option<String>) {
+        if self.gap == gap {
+            return;
+        }
+        match &gap {
+            Some(gap) => tracing::error!("{gap}"),
+            None => tracing::info!("nothing passes the rules by any more"),
+        }
+        self.gap = gap;
+        self.ask();
+    }
+
     fn tell_at(&mut self, time: Instant) {
         self.due = Some(self.due.map_or(time, |before| before.min(time)));
     }
@@ -104,7 +120,9 @@ impl Reporting {
             writer.be_silent();
             return;
         }
-        match (&self.last_error, self.synced) {
+        let gap = self.gap.as_ref().map(|gap| ("PassedBy", gap));
+        let error = self.last_error.as_ref().map(|(name, message)| (*name, message));
+        match (error.or(gap), self.synced) {
             (Some((name, message)), _) => self.book.failed(state, name, message, Timestamp::now()),
             // The cluster is ahead of the kernel: the sync asks again.
             (None, Some(written)) if !changes_wait => self.book.synced(state, written, Timestamp::now()),

@@ -12,6 +12,7 @@ use crate::conntrack::socket::interface_addresses;
 use crate::engine::Synced;
 use crate::error::{Error, Result};
 use crate::kernel::{Listening, remove_rules};
+use crate::node;
 use crate::ruleset::{Family, Touched};
 
 /// The pause after a failure, doubled up to the longest.
@@ -141,6 +142,7 @@ impl Agent {
         if !self.settled || self.due.is_some() {
             return;
         }
+        self.reporting.gap(node::gap());
         match tokio::task::block_in_place(|| self.engine.audit()) {
             Ok(differences) if differences.is_empty() => {
                 self.settings.counters.last_sync.set(now());

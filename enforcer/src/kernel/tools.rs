@@ -14,6 +14,9 @@ use crate::state::SetChange;
 /// What iptables exits with when it did not get the lock.
 const RESOURCE_PROBLEM: i32 = 4;
 
+/// How iptables-save starts to say that it cannot print the filter table.
+const UNREADABLE: &str = "# Table `filter' is incompatible";
+
 /// The ways to the kernel of one network namespace.
 #[derive(Debug, Clone)]
 pub struct Tools {
@@ -79,10 +82,21 @@ impl Tools {
     /// What iptables-save prints: the filter table, or every table that exists.
     ///
     /// # Errors
-    /// It cannot be started, or fails.
+    /// It cannot be started, or fails, or cannot read the filter table.
     pub fn save(&self, variant: Variant, family: Family, filter: bool) -> Result<String> {
         let arguments: &[&str] = if filter { &["-t", "filter"] } else { &[] };
-        self.run(&[], &program(variant, family, "save"), arguments, None)
+        let tool = program(variant, family, "save");
+        let saved = self.run(&[], &tool, arguments, None)?;
+        // It does not fail then, and prints none of the table's rules: taken for an empty table, ours would be written to it
+        // again and again.
+        if saved.lines().any(|line| line.starts_with(UNREADABLE)) {
+            let table = match family {
+                Family::V4 => "ip",
+                Family::V6 => "ip6",
+            };
+            return Err(Error::TableUnreadable { tool, table });
+        }
+        Ok(saved)
     }
 
     /// Runs a script through iptables-restore: all of it or nothing.

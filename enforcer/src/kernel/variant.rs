@@ -74,9 +74,13 @@ pub fn detect(tools: &Tools, choice: VariantChoice) -> Result<Variant> {
 /// What all tables that exist hold, both families.
 fn saved(tools: &Tools, variant: Variant) -> Result<String> {
     // Without a table's name nothing is loaded or made that is not there.
-    let families = Family::ALL
-        .iter()
-        .map(|family| tools.save(variant, *family, false));
+    let families = Family::ALL.iter().map(|family| {
+        match tools.save(variant, *family, false) {
+            // Whose rules those are does not matter here, and whoever uses the table says it.
+            Err(Error::TableUnreadable { .. }) => Ok(String::new()),
+            saved => saved,
+        }
+    });
     families.collect()
 }
 

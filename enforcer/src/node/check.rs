@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{BRIDGE, BRIDGE_SYSCTLS, Finding, Level, families, finding, no_bridge_filter, others, trial};
+use crate::error::Error;
 use crate::kernel::{Tools, Variant, VariantChoice, detect};
 use crate::metrics::Writes;
 use crate::names;
@@ -28,6 +29,7 @@ fn with_tools(tools: &Tools) -> Vec<Finding> {
     let text = format!("iptables variant {variant} is what this node uses");
     let mut findings = vec![finding(Level::Good, text)];
     findings.extend(trial::all(variant, &families()));
+    findings.extend(unreadable(tools));
     let saved: Vec<(Variant, String)> = Variant::ALL
         .into_iter()
         // What is not installed holds nothing that could be seen with it.
@@ -36,6 +38,16 @@ fn with_tools(tools: &Tools) -> Vec<Finding> {
     findings.extend(other_variant(&saved, variant));
     findings.extend(others::enforcers(saved.iter().map(|(_, text)| text.as_str())));
     findings
+}
+
+/// Tables that nobody can say of what they hold.
+fn unreadable(tools: &Tools) -> Vec<Finding> {
+    let families = families().into_iter();
+    let errors = families.filter_map(|family| tools.save(Variant::Nft, family, true).err());
+    let unreadable = errors.filter(|error| matches!(error, Error::TableUnreadable { .. }));
+    unreadable
+        .map(|error| finding(Level::Fatal, error.to_string()))
+        .collect()
 }
 
 /// What all tables of a variant hold, both families.
@@ -64,6 +76,22 @@ pub fn hazards() -> Vec<Finding> {
     let mut findings = hazards_and_goods();
     findings.retain(|finding| finding.level > Level::Good);
     findings
+}
+
+/// Traffic that passes the rules by, now; in words. `None` where there is none.
+pub fn gap() -> Option<String> {
+    let sysctls = BRIDGE_SYSCTLS.map(bridge_sysctl).into_iter();
+    // Without a bridge nothing is bridged past the rules.
+    let bridged = sysctls.filter(|it| it.level > Level::Good && has_bridge());
+    let ipvs = ipvs(&fs::read_to_string("/proc/net/ip_vs").unwrap_or_default());
+    let mut gaps = bridged.chain([ipvs]).filter(|it| it.level > Level::Good);
+    gaps.next().map(|it| it.text)
+}
+
+fn has_bridge() -> bool {
+    let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let mut bridges = interfaces.filter(|interface| interface.path().join("bridge").is_dir());
+    bridges.next().is_some()
 }
 
 fn hazards_and_goods() -> Vec<Finding> {

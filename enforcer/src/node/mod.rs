@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use check::{check, hazards};
+pub use check::{check, gap, hazards};
 pub use prepare::prepare;
 
 use crate::ruleset::Family;

@@ -168,12 +168,21 @@ fn log(words: &[&str], tcp: bool) -> Option<Rule<SetName>> {
             tcp,
             options: LogOptions {
                 group: group.parse().ok()?,
-                per_minute: rate.strip_suffix("/min")?.parse().ok()?,
+                per_minute: per_minute(rate)?,
                 burst: burst.parse().ok()?,
             },
         }),
         _ => None,
     }
+}
+
+fn per_minute(rate: &str) -> Option<u32> {
+    let (number, minute) = match rate.split_once('/')? {
+        (number, "sec") => (number, 60),
+        (number, "min") => (number, 1),
+        _ => return None,
+    };
+    number.parse::<u32>().ok()?.checked_mul(minute)
 }
 
 fn peer_match(set: &str, side: &str) -> Option<PeerMatch<SetName>> {

@@ -97,14 +97,32 @@ fn log(f: &mut fmt::Formatter<'_>, direction: Direction, tcp: bool, options: &Lo
         burst,
     } = options;
     let (not, of) = if tcp { ("", "tcp") } else { ("! ", "other") };
+    let rate = rate(*per_minute);
+    // The unit's length is what it is anyway, and not printed then.
+    let expire = if rate.ends_with("/sec") {
+        String::new()
+    } else {
+        format!("--hashlimit-htable-expire {FORGOTTEN_AFTER} ")
+    };
     write!(
         f,
-        "{not}-p tcp -m hashlimit --hashlimit-upto {per_minute}/min --hashlimit-burst {burst} \
+        "{not}-p tcp -m hashlimit --hashlimit-upto {rate} --hashlimit-burst {burst} \
          --hashlimit-mode srcip,dstip,dstport --hashlimit-name ringfence-{direction}-{of}-{per_minute}-{burst} \
-         --hashlimit-htable-max {REMEMBERED} --hashlimit-htable-expire {FORGOTTEN_AFTER} \
+         --hashlimit-htable-max {REMEMBERED} {expire}\
          -j NFLOG --nflog-prefix {} --nflog-group {group}",
         log_prefix(direction)
     )
+}
+
+/// A rate as iptables prints it: it keeps the microseconds between two, and tells them in the largest unit that fits.
+fn rate(per_minute: u32) -> String {
+    const SECOND: u32 = 1_000_000;
+    const MINUTE: u32 = 60 * SECOND;
+    let period = (MINUTE / per_minute.max(1)).max(1);
+    if period <= SECOND && SECOND / period >= SECOND % period {
+        return format!("{}/sec", SECOND / period);
+    }
+    format!("{}/min", MINUTE / period)
 }
 
 /// What a logged packet's message starts with: which direction's policies dropped it.

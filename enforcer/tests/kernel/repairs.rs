@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use ringfence_enforcer::kernel::{Variant, VariantChoice, cleanup, detect};
 use ringfence_enforcer::metrics::Writes;
 use ringfence_enforcer::names;
+use ringfence_enforcer::options::{LogOptions, Options};
+use ringfence_enforcer::plan::plan;
 use ringfence_enforcer::rules::entrance;
-use ringfence_enforcer::ruleset::Ruleset;
-use ringfence_policy::Protocol;
+use ringfence_enforcer::ruleset::{Family, Ruleset};
+use ringfence_policy::{Protocol, resolve};
 
 use super::net::Namespace;
-use super::world::{peers, policy, ports, rule, ruleset, world};
+use super::world::{NODE, peers, policy, ports, rule, ruleset, world};
 
 fn wanted() -> Ruleset {
     let web = rule(
@@ -242,4 +244,52 @@ fn a_lock_that_somebody_holds_is_waited_for_and_reported() {
         .map_err(|(_, error)| error)
         .expect("it can be unlocked");
     engine.sync(&wanted()).expect("the lock is free");
+}
+
+/// iptables-nft-save prints nothing of such a table and says that all is well. Taken for an empty table, ours would be written
+/// to it with every audit.
+#[test]
+fn a_table_that_iptables_cannot_read_is_left_alone_and_named() {
+    let namespace = Namespace::new();
+    let (mut engine, writes) = namespace.engine(Variant::Nft);
+    engine.sync(&wanted()).expect("the kernel takes the rules");
+    namespace.run(&[
+        "nft", "add", "rule", "ip", "filter", "FORWARD", "ct", "state", "invalid", "drop",
+    ]);
+    let before = (writes.total(), namespace.run(&["nft", "list", "ruleset"]));
+    let error = engine.audit().expect_err("nobody knows what is there");
+    assert_eq!(error.name(), "TableUnreadable");
+    assert!(error.to_string().contains("table of its own"), "{error}");
+    let (mut fresh, _) = namespace.engine(Variant::Nft);
+    assert!(
+        fresh.sync(&wanted()).is_err(),
+        "a restart changes nothing about it"
+    );
+    assert!(cleanup(&namespace.tools(&Writes::default())).is_err());
+    let after = (writes.total(), namespace.run(&["nft", "list", "ruleset"]));
+    assert_eq!(after, before);
+    let detected = detect(&namespace.tools(&Writes::default()), VariantChoice::Auto);
+    assert_eq!(detected.expect("a variant"), Variant::Nft);
+}
+
+#[test]
+fn every_rate_of_log_messages_reads_back_as_it_was_written() {
+    for variant in Variant::ALL {
+        for per_minute in [1, 59, 60, 61, 90, 120, 7_000, 180_000, 500_000, 600_000] {
+            let namespace = Namespace::new();
+            let (mut engine, _) = namespace.engine(variant);
+            let log = LogOptions {
+                per_minute,
+                ..LogOptions::default()
+            };
+            let options = Options {
+                log: Some(log),
+                ..Options::default()
+            };
+            let ruleset = plan(&resolve(&world(2, vec![]), NODE), &[], &Family::ALL, &options);
+            engine.sync(&ruleset).expect("the kernel takes the rules");
+            let differences = engine.audit().expect("the kernel can be read");
+            assert_eq!(differences, Vec::<String>::new(), "{variant}: {per_minute}");
+        }
+    }
 }
