@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Agent;
-use crate::audit::Auditor;
+use crate::audit::{Auditor, Trial};
 use crate::conntrack::Judge;
 use crate::conntrack::socket::interface_addresses;
 
@@ -48,11 +48,13 @@ impl Agent {
         let Some(auditor) = &self.auditing.auditor else {
             return;
         };
-        let judge = self.cluster.trial().map(|policies| {
+        let edition = self.cluster.versions().audit_edition();
+        let trial = self.cluster.trial().map(|policies| {
             let interfaces = interface_addresses().unwrap_or_default();
             let node = [self.cluster.addresses(), &interfaces].concat();
-            Judge::new(policies, node, self.settings.options.police_own_node)
+            let judge = Judge::new(policies, node, self.settings.options.police_own_node);
+            Trial { judge, edition }
         });
-        auditor.judge_by(judge);
+        auditor.judge_by(trial);
     }
 }

@@ -28,10 +28,19 @@ struct Waiting {
     print: u64,
 }
 
+/// What the policies say with those on trial.
+#[derive(Debug, Clone)]
+pub struct Trial {
+    /// What they say of connections.
+    pub judge: Judge,
+    /// Another number where the policies on trial themselves are others, and not only pods or the real policies.
+    pub edition: u64,
+}
+
 /// The connections that wait, and those that were told of.
 #[derive(Debug)]
 pub(super) struct Docket {
-    judge: Judge,
+    trial: Trial,
     /// The bit of a connection's mark that says that the real policies have ended it.
     revoked: u32,
     waiting: VecDeque<Waiting>,
@@ -47,9 +56,9 @@ pub(super) struct Docket {
 
 impl Docket {
     /// An empty one. All connections are to be looked at soon.
-    pub(super) fn new(judge: Judge, revoked: u32, now: Instant) -> Self {
+    pub(super) fn new(trial: Trial, revoked: u32, now: Instant) -> Self {
         Self {
-            judge,
+            trial,
             revoked,
             waiting: VecDeque::new(),
             expected: HashSet::new(),
@@ -60,10 +69,16 @@ impl Docket {
         }
     }
 
-    /// From now on this is what the policies say.
-    pub(super) fn judge_by(&mut self, judge: Judge, now: Instant) {
-        self.judge = judge;
+    /// From now on this is what the policies say. Returns whether those on trial are others: what they would end is told of
+    /// again then, for nobody knows yet what would become of it by these.
+    pub(super) fn judge_by(&mut self, trial: Trial, now: Instant) -> bool {
+        let others = trial.edition != self.trial.edition;
+        self.trial = trial;
+        if others {
+            self.told.clear();
+        }
         self.look_soon(now);
+        others
     }
 
     /// All connections are to be looked at soon.
@@ -91,9 +106,10 @@ impl Docket {
             }
             self.waiting.pop_front();
             self.expected.remove(&first.print);
-            if let Some(found) = self.refused(&first.connection, Verdict::WouldDrop) {
+            let found = self.refused(&first.connection, Verdict::WouldDrop);
+            if !found.is_empty() {
                 remember(&mut self.told, first.print);
-                refused.push(found);
+                refused.extend(found);
             }
         }
         refused
@@ -111,14 +127,21 @@ impl Docket {
     }
 
     /// A connection is there. Returns what is to be told of it; nothing, where it is allowed or was told of.
-    pub(super) fn stands(&mut self, connection: &Connection, print: u64) -> Option<Refused> {
+    pub(super) fn stands(&mut self, connection: &Connection, print: u64) -> Vec<Refused> {
         // Those that wait are judged when it is their turn.
         if self.expected.contains(&print) {
-            return None;
+            return Vec::new();
         }
-        let found = self.refused(connection, Verdict::WouldEnd)?;
+        let found = self.refused(connection, Verdict::WouldEnd);
+        if found.is_empty() {
+            return found;
+        }
         remember(&mut self.standing, print);
-        remember(&mut self.told, print).then_some(found)
+        if remember(&mut self.told, print) {
+            found
+        } else {
+            Vec::new()
+        }
     }
 
     /// The look has shown everything: whoever was not seen is gone, and told of again when it comes back.
@@ -133,18 +156,21 @@ impl Docket {
         self.look_soon(now);
     }
 
-    fn refused(&self, connection: &Connection, verdict: Verdict) -> Option<Refused> {
+    /// Each direction whose policies refuse it, for they may be those of two namespaces: what one of them would do by itself
+    /// must not be hidden by the other.
+    fn refused(&self, connection: &Connection, verdict: Verdict) -> Vec<Refused> {
         if connection.mark & self.revoked != 0 {
-            return None;
+            return Vec::new();
         }
-        let direction = self.judge.objection(connection)?;
-        Some(Refused {
+        let objections = self.trial.judge.objections(connection);
+        let refused = objections.map(|direction| Refused {
             verdict,
             direction,
             source: connection.source,
             destination: connection.destination,
             transport: Transport::of(connection.service, connection.protocol),
-        })
+        });
+        refused.collect()
     }
 }
 
@@ -168,8 +194,8 @@ mod tests {
     const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2));
     const REVOKED: u32 = 0x20;
 
-    /// A judge by whom nobody may reach the pod; or anybody, where it is open.
-    fn judge(open: bool) -> Judge {
+    /// A trial by which nobody may reach the pod; or anybody, where it is open.
+    fn trial(open: bool) -> Trial {
         let isolation = Isolation {
             id: "nothing".to_owned(),
             policies: Vec::new(),
@@ -183,7 +209,8 @@ mod tests {
         let policies = NodePolicies {
             pods: [(ObjectKey::new("shop", "pod"), pod)].into(),
         };
-        Judge::new(policies, Vec::new(), false)
+        let judge = Judge::new(policies, Vec::new(), false);
+        Trial { judge, edition: 0 }
     }
 
     fn to_pod(mark: u32) -> Connection {
@@ -203,9 +230,9 @@ mod tests {
     #[test]
     fn a_connection_is_judged_by_what_the_policies_say_a_moment_later() {
         let start = Instant::now();
-        let mut docket = Docket::new(judge(true), REVOKED, start);
+        let mut docket = Docket::new(trial(true), REVOKED, start);
         docket.begins(to_pod(0), 1, start);
-        docket.judge_by(judge(false), start + CONSIDER / 2);
+        docket.judge_by(trial(false), start + CONSIDER / 2);
         assert_eq!(docket.due(start + CONSIDER / 2), []);
         let found = docket.due(start + CONSIDER);
         assert_eq!(verdicts(&found), [Verdict::WouldDrop]);
@@ -216,52 +243,70 @@ mod tests {
     #[test]
     fn a_connection_is_told_of_once_whoever_sees_it_and_again_when_it_comes_back() {
         let start = Instant::now();
-        let mut docket = Docket::new(judge(false), REVOKED, start);
+        let mut docket = Docket::new(trial(false), REVOKED, start);
         docket.begins(to_pod(0), 1, start);
         docket.look_begins(start);
-        assert_eq!(docket.stands(&to_pod(0), 1), None, "it waits");
-        assert_eq!(
-            docket.stands(&to_pod(0), 2).map(|found| found.verdict),
-            Some(Verdict::WouldEnd)
-        );
-        assert_eq!(docket.stands(&to_pod(0), 2), None, "seen twice in one look");
+        assert_eq!(docket.stands(&to_pod(0), 1), [], "it waits");
+        assert_eq!(verdicts(&docket.stands(&to_pod(0), 2)), [Verdict::WouldEnd]);
+        assert_eq!(docket.stands(&to_pod(0), 2), [], "seen twice in one look");
         docket.look_ends(start);
         assert_eq!(verdicts(&docket.due(start + CONSIDER)), [Verdict::WouldDrop]);
 
         docket.look_begins(start + EVERY);
-        assert_eq!(docket.stands(&to_pod(0), 1), None);
+        assert_eq!(docket.stands(&to_pod(0), 1), []);
         docket.look_ends(start + EVERY);
         docket.look_begins(start + EVERY * 2);
-        assert_eq!(docket.stands(&to_pod(0), 1), None);
-        assert!(docket.stands(&to_pod(0), 2).is_some(), "it was gone");
+        assert_eq!(docket.stands(&to_pod(0), 1), []);
+        assert!(!docket.stands(&to_pod(0), 2).is_empty(), "it was gone");
+    }
+
+    /// Findings are counted from the moment that the policies on trial are what they are.
+    #[test]
+    fn a_connection_is_told_of_again_when_other_policies_are_on_trial() {
+        let start = Instant::now();
+        let mut docket = Docket::new(trial(false), REVOKED, start);
+        docket.look_begins(start);
+        assert_eq!(docket.stands(&to_pod(0), 1).len(), 1);
+        docket.look_ends(start);
+        assert!(!docket.judge_by(trial(false), start), "a pod came, or went");
+        docket.look_begins(start);
+        assert_eq!(docket.stands(&to_pod(0), 1), []);
+        docket.look_ends(start);
+        let others = Trial {
+            edition: 1,
+            ..trial(false)
+        };
+        assert!(docket.judge_by(others, start));
+        docket.look_begins(start);
+        assert_eq!(docket.stands(&to_pod(0), 1).len(), 1);
     }
 
     #[test]
     fn what_the_real_policies_have_ended_is_none_of_the_trials() {
         let start = Instant::now();
-        let mut docket = Docket::new(judge(false), REVOKED, start);
+        let mut docket = Docket::new(trial(false), REVOKED, start);
         docket.begins(to_pod(REVOKED), 1, start);
         assert_eq!(docket.due(start + CONSIDER), []);
         docket.look_begins(start + CONSIDER);
-        assert_eq!(docket.stands(&to_pod(REVOKED), 1), None);
+        assert_eq!(docket.stands(&to_pod(REVOKED), 1), []);
     }
 
     #[test]
     fn looks_come_soon_after_a_change_and_not_all_the_time() {
         let start = Instant::now();
-        let mut docket = Docket::new(judge(true), REVOKED, start);
+        let mut docket = Docket::new(trial(true), REVOKED, start);
         assert_eq!(docket.look_due(), start + CONSIDER);
         docket.look_begins(start + CONSIDER);
         docket.look_ends(start + CONSIDER);
         assert_eq!(docket.look_due(), start + CONSIDER + EVERY);
-        docket.judge_by(judge(false), start + CONSIDER * 2);
+        docket.judge_by(trial(false), start + CONSIDER * 2);
         assert_eq!(docket.look_due(), start + CONSIDER + PAUSE);
     }
 
     #[test]
     fn a_flood_is_judged_early_and_takes_bounded_room() {
         let start = Instant::now();
-        let mut docket = Docket::new(judge(false), REVOKED, start);
+        let mut docket = Docket::new(trial(false), REVOKED, start);
         let mut found = 0;
         for print in 0..1_000_000 {
             docket.begins(to_pod(0), print, start);

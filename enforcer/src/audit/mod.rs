@@ -17,10 +17,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use docket::Docket;
+pub use docket::Trial;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::conntrack::Judge;
 use crate::conntrack::begun::{Begun, Heard};
 use crate::conntrack::socket::{Conntrack, Request};
 use crate::droplog::{Ledger, Sighting};
@@ -32,13 +32,10 @@ use crate::ruleset::Family;
 /// How long to wait for connections before looking whether something else is due.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// What policies on trial say; `None` is that there are none.
-type Trial = Option<Judge>;
-
 /// Judges connections by policies on trial, on a thread of its own.
 #[derive(Debug)]
 pub struct Auditor {
-    trials: mpsc::Sender<Trial>,
+    trials: mpsc::Sender<Option<Trial>>,
 }
 
 impl Auditor {
@@ -58,14 +55,14 @@ impl Auditor {
     }
 
     /// From now on this is what the policies say with those on trial; `None` where none is.
-    pub fn judge_by(&self, trial: Trial) {
+    pub fn judge_by(&self, trial: Option<Trial>) {
         // The thread ends with this handle, or when nobody listens to it.
         let _ = self.trials.send(trial);
     }
 }
 
 struct Worker {
-    trials: mpsc::Receiver<Trial>,
+    trials: mpsc::Receiver<Option<Trial>>,
     families: Vec<Family>,
     revoked: u32,
     tell: Sender<Sighting>,
@@ -75,10 +72,10 @@ struct Worker {
 impl Worker {
     fn run(self) {
         while let Ok(trial) = self.trials.recv() {
-            let Some(judge) = trial else { continue };
+            let Some(trial) = trial else { continue };
             tracing::info!("AuditNetworkPolicies apply: connections are judged by them, and left alone");
             if self
-                .audit(Docket::new(judge, self.revoked, Instant::now()))
+                .audit(Docket::new(trial, self.revoked, Instant::now()))
                 .is_none()
             {
                 return;
@@ -96,7 +93,12 @@ impl Worker {
         let mut table = None;
         while !self.tell.is_closed() {
             match self.newest() {
-                Ok(Some(Some(judge))) => docket.judge_by(judge, Instant::now()),
+                Ok(Some(Some(trial))) => {
+                    if docket.judge_by(trial, Instant::now()) {
+                        // What is untold was found by other policies than those that it would be counted with.
+                        ledger = Ledger::default();
+                    }
+                }
                 Ok(Some(None)) => return Some(()),
                 Ok(None) => {}
                 Err(mpsc::RecvError) => return None,
@@ -123,7 +125,7 @@ impl Worker {
     }
 
     /// The newest of what came since this was last asked, if anything came.
-    fn newest(&self) -> Result<Option<Trial>, mpsc::RecvError> {
+    fn newest(&self) -> Result<Option<Option<Trial>>, mpsc::RecvError> {
         let mut newest = None;
         loop {
             match self.trials.try_recv() {
@@ -159,9 +161,9 @@ impl Worker {
         let looked = match table.take().map_or_else(Conntrack::open, Ok) {
             Ok(mut open) => {
                 let looked = open.look(&request, |entry| {
-                    if let Some(refused) = docket.stands(&entry.connection, entry.print()) {
-                        ledger.note(refused, Instant::now());
-                    }
+                    let refused = docket.stands(&entry.connection, entry.print());
+                    let now = Instant::now();
+                    refused.into_iter().for_each(|refused| ledger.note(refused, now));
                 });
                 *table = Some(open);
                 looked.map(|_| ())

@@ -64,32 +64,37 @@ impl Judge {
 
     /// Whether the policies allow the connection now.
     pub fn allows(&self, connection: &Connection) -> bool {
-        self.objection(connection).is_none()
+        self.objections(connection).next().is_none()
     }
 
-    /// The direction whose policies do not allow the connection; where both do not, the one that its first packet meets first.
-    pub fn objection(&self, connection: &Connection) -> Option<Direction> {
+    /// The directions whose policies do not allow the connection; the one that its first packet meets first.
+    pub fn objections<'a>(&'a self, connection: &'a Connection) -> impl Iterator<Item = Direction> + 'a {
+        let isolated = self.isolating(connection).into_iter().flatten();
+        isolated.filter_map(|(direction, isolation, other)| {
+            (!grants(isolation, other, connection.service)).then_some(direction)
+        })
+    }
+
+    /// What isolates the ends of the connection from each other: whose direction, and who is on the other side.
+    fn isolating(&self, connection: &Connection) -> [Option<(Direction, &Isolation, IpAddr)>; 2] {
         let Connection {
-            source,
-            destination,
-            service,
-            ..
-        } = connection;
-        let (from, to) = (self.isolated.get(source), self.isolated.get(destination));
+            source, destination, ..
+        } = *connection;
+        let (from, to) = (self.isolated.get(&source), self.isolated.get(&destination));
         // Most connections are of pods that nothing isolates, or of no pod of this node.
         if from.is_none() && to.is_none() {
-            return None;
+            return [None, None];
         }
-        let to_node_is_free = !self.police_own_node && self.node.contains(destination);
-        if source == destination || self.node.contains(source) || to_node_is_free {
-            return None;
+        let to_node_is_free = !self.police_own_node && self.node.contains(&destination);
+        if source == destination || self.node.contains(&source) || to_node_is_free {
+            return [None, None];
         }
         let egress = from.and_then(|(egress, _)| egress.as_deref());
         let ingress = to.and_then(|(_, ingress)| ingress.as_deref());
-        if !egress.is_none_or(|isolation| grants(isolation, *destination, *service)) {
-            return Some(Direction::Egress);
-        }
-        (!ingress.is_none_or(|isolation| grants(isolation, *source, *service))).then_some(Direction::Ingress)
+        [
+            egress.map(|isolation| (Direction::Egress, isolation, destination)),
+            ingress.map(|isolation| (Direction::Ingress, isolation, source)),
+        ]
     }
 }
 

@@ -9,6 +9,8 @@ use ringfence_policy::{ObjectKey, Version, applied_digest};
 pub struct Versions {
     policies: BTreeMap<ObjectKey, Version>,
     audits: BTreeMap<ObjectKey, Version>,
+    /// How often one of those has become another.
+    audit_edition: u64,
     unreadable: BTreeSet<ObjectKey>,
     node: Option<String>,
     changed: bool,
@@ -35,13 +37,25 @@ impl Versions {
 
     /// A policy on trial is this version.
     pub fn audit(&mut self, key: ObjectKey, version: Version) {
-        self.changed |= self.audits.get(&key) != Some(&version);
+        let another = self.audits.get(&key) != Some(&version);
         self.audits.insert(key, version);
+        self.audits_changed(another);
     }
 
     /// A policy is on trial no more.
     pub fn audit_gone(&mut self, key: &ObjectKey) {
-        self.changed |= self.audits.remove(key).is_some();
+        let another = self.audits.remove(key).is_some();
+        self.audits_changed(another);
+    }
+
+    fn audits_changed(&mut self, changed: bool) {
+        self.changed |= changed;
+        self.audit_edition += u64::from(changed);
+    }
+
+    /// A number that is another whenever a policy on trial is.
+    pub fn audit_edition(&self) -> u64 {
+        self.audit_edition
     }
 
     /// The own node is there with this UID, or it is gone.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ringfence_enforcer::audit::Auditor;
+use ringfence_enforcer::audit::{Auditor, Trial};
 use ringfence_enforcer::conntrack::Judge;
 use ringfence_enforcer::droplog::{Refused, Sighting, Transport, Verdict};
 use ringfence_enforcer::kernel::Variant;
@@ -51,10 +51,15 @@ fn real() -> Policy {
 
 impl Audited {
     /// From now on these policies are on trial beside the real one.
-    fn try_out(&self, mut policies: Vec<Policy>) {
+    fn try_out(&self, policies: Vec<Policy>) {
+        self.try_edition(0, policies);
+    }
+
+    fn try_edition(&self, edition: u64, mut policies: Vec<Policy>) {
         policies.push(real());
         let trial = resolve(&world(3, policies), NODE);
-        self.auditor.judge_by(Some(Judge::new(trial, Vec::new(), false)));
+        let judge = Judge::new(trial, Vec::new(), false);
+        self.auditor.judge_by(Some(Trial { judge, edition }));
     }
 
     /// What was told of until nothing more comes.
@@ -119,9 +124,14 @@ fn a_connection_that_is_there_is_told_of_as_one_that_would_end_and_goes_on() {
         client.write_all(b"x").expect("it goes on");
         server.read_exact(&mut [0]).expect("it goes on");
     }
-    // Another trial by which they would end too is a reason to look, and none to tell again.
-    audited.try_out(vec![policy("other", &[0, 2], Some(vec![]), None)]);
+    // Other pods by which they would end too are a reason to look, and none to tell again; other policies are.
+    let other = || vec![policy("other", &[0, 2], Some(vec![]), None)];
+    audited.try_out(other());
     assert_eq!(audited.all_told(), []);
+    audited.try_edition(1, other());
+    let mut again = audited.all_told();
+    again.sort();
+    assert_eq!(again, refused);
 }
 
 #[test]
@@ -135,14 +145,19 @@ fn a_new_connection_is_told_of_as_one_that_would_be_dropped_and_comes_through() 
     thread::sleep(Duration::from_secs(2));
     for family in 0..2 {
         let ingress = flow(2, 0, family, Protocol::Udp, 53);
-        // Its own policies object first, whatever the other side's say.
-        let egress = flow(1, 0, family, Protocol::Tcp, 8080);
-        for (flow, direction) in [(ingress, Direction::Ingress), (egress, Direction::Egress)] {
+        // Both sides' policies object, and each may come alone.
+        let both = flow(1, 0, family, Protocol::Tcp, 8080);
+        for (flow, directions) in [
+            (ingress, vec![Direction::Ingress]),
+            (both, vec![Direction::Egress, Direction::Ingress]),
+        ] {
             assert!(audited.lab.connects(&flow), "{flow:?}");
-            let told = until(&mut audited.told, "a new connection", |it| {
-                is_about(it, Verdict::WouldDrop, &flow)
-            });
-            assert_eq!(told.packet.direction, direction);
+            for direction in directions {
+                let told = until(&mut audited.told, "a new connection", |it| {
+                    is_about(it, Verdict::WouldDrop, &flow)
+                });
+                assert_eq!(told.packet.direction, direction);
+            }
         }
         // What the trial allows, nobody needs to know.
         assert!(audited.lab.connects(&flow(0, 1, family, Protocol::Tcp, 80)));
