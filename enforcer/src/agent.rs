@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use ringfence_telemetry::health::Check;
+use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,8 @@ pub struct Settings {
     pub news: Option<News>,
     /// Who tells of dropped packets; `None` is nobody.
     pub drops: Option<Desk>,
+    /// Whom to tell which connections are ended; `None` is nobody.
+    pub ended: Option<Sender<Sighting>>,
     /// Who judges connections by policies on trial; `None` is nobody.
     pub auditor: Option<Auditor>,
     /// Who reports what the kernel holds; `None` is nobody.
@@ -115,10 +118,11 @@ impl Agent {
         let kernel = LocalKernel::new(settings.tools.clone(), settings.variant, &settings.families);
         let families = settings.families.clone();
         let counters = settings.counters.clone();
+        let ended = settings.ended.take();
         let revoker = settings
             .conntrack
             .take()
-            .map(|conntrack| Revoker::start(conntrack, &settings.options, families, counters));
+            .map(|conntrack| Revoker::start(conntrack, &settings.options, families, ended, counters));
         let guarded = revoker.as_ref().map(Revoker::guarded);
         let reporting = Reporting::new(settings.report.take(), settings.variant, &settings.families);
         let auditing = Auditing::new(settings.auditor.take());

@@ -144,17 +144,18 @@ fn outcome(findings: &[Finding]) -> ExitCode {
     }
 }
 
+const PROGRAM: Program = Program {
+    name: "ringfence-enforcer",
+    version: env!("CARGO_PKG_VERSION"),
+};
+
 async fn run(args: RunArgs) -> anyhow::Result<()> {
     let started = Instant::now();
     let shutdown = shutdown::on_signals()?;
     let options = args.rules.options()?;
     let counters = Counters::default();
     let requests = ApiRequests::default();
-    let program = Program {
-        name: "ringfence-enforcer",
-        version: env!("CARGO_PKG_VERSION"),
-    };
-    let metrics = Metrics::build(&program, |registry| {
+    let metrics = Metrics::build(&PROGRAM, |registry| {
         requests.register(registry);
         counters.register(registry);
     });
@@ -181,9 +182,11 @@ async fn run(args: RunArgs) -> anyhow::Result<()> {
     let namespace = args.own_namespace.as_deref();
     let report = Some(Writer::start(&client, &args.node_name, namespace, &counters));
     let (drops, tell) = drop_log(&args, &options, &client, &counters)?;
+    let ended = Some(tell.clone());
     let auditor = Auditor::start(families.clone(), options.revoked_mark, tell, counters.clone());
     let settings = Settings {
         auditor: Some(auditor),
+        ended,
         report,
         node: args.node_name,
         own_namespace: args.own_namespace,

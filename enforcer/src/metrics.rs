@@ -121,6 +121,7 @@ pub struct Counters {
     pub walks: Histogram,
     walked: Counter,
     dropped: Labelled<DroppedBy, Counter>,
+    ended: Labelled<DroppedBy, Counter>,
     would_drop: Labelled<AuditedBy, Counter>,
     refused_by: Arc<Mutex<HashSet<DroppedBy>>>,
     drop_log_lost: Counter,
@@ -153,6 +154,7 @@ impl Default for Counters {
             walks: Histogram::new(exponential_buckets(0.001, 2.0, 14)),
             walked: Counter::default(),
             dropped: Labelled::default(),
+            ended: Labelled::default(),
             would_drop: Labelled::default(),
             refused_by: Arc::default(),
             drop_log_lost: Counter::default(),
@@ -197,8 +199,13 @@ impl Counters {
                 namespace: policy.namespace.clone(),
                 policy: policy.name.clone(),
             });
-            if verdict == Verdict::Dropped {
-                self.dropped.get_or_create(&by).inc_by(count);
+            let really = match verdict {
+                Verdict::Dropped => Some(&self.dropped),
+                Verdict::Ended => Some(&self.ended),
+                Verdict::WouldDrop | Verdict::WouldEnd => None,
+            };
+            if let Some(counter) = really {
+                counter.get_or_create(&by).inc_by(count);
                 continue;
             }
             let name = by.policy.strip_prefix(trial::PREFIX).unwrap_or(&by.policy);
@@ -315,6 +322,11 @@ impl Counters {
             "ringfence_dropped_packets",
             "Packets that no policy allowed, as far as the kernel logged them, by each policy that isolates the pod in that direction",
             self.dropped.clone(),
+        );
+        registry.register(
+            "ringfence_ended_connections",
+            "Connections that were ended, counted for each policy that isolates the pod in that direction and no longer allows it",
+            self.ended.clone(),
         );
         registry.register(
             "ringfence_audit_connections",

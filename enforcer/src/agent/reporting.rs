@@ -73,7 +73,7 @@ impl Reporting {
     /// while.
     pub(super) fn refused(&mut self, story: &Story) {
         self.book.refused(story, Instant::now().into_std());
-        let wait = if story.connections > 0 {
+        let wait = if story.verdict.is_on_trial() {
             REPORT_FINDINGS
         } else {
             REPORT_DROPS

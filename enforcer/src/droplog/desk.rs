@@ -61,7 +61,7 @@ impl Desk {
         };
         let pod = cluster.pod_at(own);
         let policies = pod.map(|pod| match packet.verdict {
-            Verdict::Dropped => cluster.isolating(&pod.key, packet.direction).to_vec(),
+            Verdict::Dropped | Verdict::Ended => cluster.isolating(&pod.key, packet.direction).to_vec(),
             Verdict::WouldDrop | Verdict::WouldEnd => cluster.auditing(&pod.key, packet.direction),
         });
         let policies = policies.unwrap_or_default();
@@ -74,7 +74,7 @@ impl Desk {
             && !policies.is_empty()
             && self
                 .limits
-                .permit(&pod.uid, packet.verdict == Verdict::Dropped, Instant::now())
+                .permit(&pod.uid, !packet.verdict.is_on_trial(), Instant::now())
         {
             events.tell(Notice {
                 verdict: packet.verdict,

@@ -78,6 +78,7 @@ async fn send(recorder: Recorder, mut queue: Receiver<Notice>, counters: Counter
         };
         let (reason, action) = match notice.verdict {
             Verdict::Dropped => (REASON, "Drop"),
+            Verdict::Ended => (REASON, "End"),
             Verdict::WouldDrop | Verdict::WouldEnd => (AUDIT_REASON, "Audit"),
         };
         let event = Event {

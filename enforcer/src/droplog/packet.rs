@@ -10,6 +10,8 @@ use ringfence_policy::{Direction, Protocol};
 pub enum Verdict {
     /// A packet was dropped.
     Dropped,
+    /// A connection was ended: policies no longer allow it.
+    Ended,
     /// Nothing: a connection began that AuditNetworkPolicies would drop.
     WouldDrop,
     /// Nothing: a connection goes on that AuditNetworkPolicies would end.
@@ -17,10 +19,16 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether it is of policies on trial: nothing became of what it is about.
+    pub fn is_on_trial(self) -> bool {
+        matches!(self, Self::WouldDrop | Self::WouldEnd)
+    }
+
     /// Its name in lines and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dropped => "dropped",
+            Self::Ended => "ended",
             Self::WouldDrop => "would-drop",
             Self::WouldEnd => "would-end",
         }

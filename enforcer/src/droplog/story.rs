@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ringfence_policy::{Direction, ObjectKey, Pod};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::ledger::Sighting;
 use super::packet::{Refused, Verdict};
@@ -34,8 +34,9 @@ pub struct PodName {
 pub struct Story {
     /// When it is told, RFC 3339.
     pub time: String,
-    /// What became of it: `dropped`, or nothing: `would-drop` and `would-end`.
-    pub verdict: &'static str,
+    /// What became of it: `dropped` or `ended`, or nothing: `would-drop` and `would-end`.
+    #[serde(serialize_with = "by_name")]
+    pub verdict: Verdict,
     /// Whose policies: `egress` are the source's, `ingress` the destination's.
     pub direction: String,
     /// Who sent them.
@@ -53,7 +54,7 @@ pub struct Story {
     /// How many packets were logged since this was last told; the kernel logs a part of many.
     #[serde(skip_serializing_if = "is_zero")]
     pub packets: u64,
-    /// How many connections were found since this was last told, of those that would be dropped or ended.
+    /// How many connections were ended, or found since this was last told, of those that would be dropped or ended.
     #[serde(skip_serializing_if = "is_zero")]
     pub connections: u64,
 }
@@ -79,7 +80,7 @@ impl Story {
         };
         Self {
             time,
-            verdict: verdict.as_str(),
+            verdict,
             direction: direction.to_string(),
             source: party(source),
             destination: party(destination),
@@ -122,6 +123,7 @@ impl Story {
         let what = match (verdict, self.packets) {
             (Verdict::Dropped, 1) => "Dropped a packet",
             (Verdict::Dropped, _) => "Dropped packets",
+            (Verdict::Ended, _) => "Ended a connection",
             (Verdict::WouldDrop, _) => "Passed, but would be dropped: a connection",
             (Verdict::WouldEnd, _) => "Goes on, but would end: a connection",
         };
@@ -169,6 +171,11 @@ impl Story {
 const GENERATED: &str = "ringfence-";
 /// The most characters for policies' names in an Event: the API server takes no note of more than 1,024 in all.
 const ROOM_FOR_NAMES: usize = 330;
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn by_name<S: Serializer>(verdict: &Verdict, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(verdict.as_str())
+}
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
 fn is_zero(count: &u64) -> bool {

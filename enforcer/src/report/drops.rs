@@ -16,7 +16,7 @@ const MOST: usize = 1000;
 /// Packets that are alike: a `TopDrop` without its count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Alike {
-    verdict: &'static str,
+    verdict: Verdict,
     direction: String,
     source: String,
     destination: String,
@@ -53,13 +53,13 @@ impl Drops {
         let mut all: Vec<_> = self
             .0
             .iter()
-            .filter(|(alike, _)| really == (alike.verdict == Verdict::Dropped.as_str()))
+            .filter(|(alike, _)| really != alike.verdict.is_on_trial())
             .map(|(alike, (packets, _))| (Reverse(*packets), alike))
             .collect();
         all.sort_unstable();
         let top = all.into_iter().take(MOST_DROPS);
         top.map(|(Reverse(packets), alike)| TopDrop {
-            verdict: alike.verdict.to_owned(),
+            verdict: alike.verdict.as_str().to_owned(),
             direction: alike.direction.clone(),
             source: alike.source.clone(),
             destination: alike.destination.clone(),
@@ -107,7 +107,7 @@ mod tests {
         };
         Story {
             time: String::new(),
-            verdict: "dropped",
+            verdict: Verdict::Dropped,
             direction: "ingress".to_owned(),
             source: party(0x0a00_0000 + last),
             destination: party(0x0a00_ffff),

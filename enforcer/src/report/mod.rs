@@ -73,7 +73,7 @@ impl Book {
     /// Packets were dropped, or connections would be.
     pub fn refused(&mut self, story: &Story, now: Instant) {
         self.drops.note(story, now);
-        if story.connections > 0
+        if story.verdict.is_on_trial()
             && let Some(pod) = &story.own().pod
         {
             self.findings

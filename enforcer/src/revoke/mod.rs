@@ -6,16 +6,20 @@
 //! is in `agenda`.
 
 mod agenda;
+mod ended;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use agenda::{Agenda, Next, Scope};
+use ended::Ended;
+use tokio::sync::mpsc::Sender;
 use tokio::sync::watch;
 
 use crate::conntrack::Judge;
 use crate::conntrack::socket::{Conntrack, Request, Walked};
+use crate::droplog::Sighting;
 use crate::error::Result;
 use crate::metrics::Counters;
 use crate::options::Options;
@@ -41,7 +45,14 @@ struct Shared {
 
 impl Revoker {
     /// A revoker for connections of these families, with the mark that the options name.
-    pub fn start(conntrack: Conntrack, options: &Options, families: Vec<Family>, counters: Counters) -> Self {
+    /// What it ends is told to `ended`.
+    pub fn start(
+        conntrack: Conntrack,
+        options: &Options,
+        families: Vec<Family>,
+        ended: Option<Sender<Sighting>>,
+        counters: Counters,
+    ) -> Self {
         // Nobody has looked yet.
         counters.walk_due.set(1);
         let shared = Arc::new(Shared {
@@ -55,6 +66,7 @@ impl Revoker {
             conntrack,
             bit: options.revoked_mark,
             families,
+            ended,
         };
         thread::spawn(move || worker.run());
         Self { shared }
@@ -145,6 +157,7 @@ struct Worker {
     conntrack: Conntrack,
     bit: u32,
     families: Vec<Family>,
+    ended: Option<Sender<Sighting>>,
 }
 
 impl Worker {
@@ -175,14 +188,21 @@ impl Worker {
             only_revoked: scope == Scope::Revoked,
             per_second: PER_SECOND,
         };
-        let mut found = false;
-        self.conntrack.walk(&request, |connection| {
+        let (mut found, mut ended) = (false, Ended::default());
+        let walked = self.conntrack.walk(&request, |connection| {
             let allowed = judge.allows(connection) || self.shared.agenda().has_come(connection);
             if !allowed && !std::mem::replace(&mut found, true) {
                 // Not at the end of what may be a long look.
                 self.shared.with(|agenda| agenda.finds_one(Instant::now()));
             }
+            // Those that are known to be revoked were told of.
+            if !allowed && scope == Scope::All && connection.mark & self.bit == 0 {
+                ended.note(connection, judge);
+            }
             allowed
-        })
+        });
+        let lost = self.ended.as_ref().map_or(0, |tell| ended.tell(tell));
+        (0..lost).for_each(|_| self.shared.counters.drop_log_lost());
+        walked
     }
 }

@@ -1,5 +1,6 @@
 //! The whole program without an API server: updates in, kernel out.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
@@ -9,6 +10,7 @@ use ringfence_enforcer::agent::{Agent, Settings};
 use ringfence_enforcer::cluster::{Kind, Object, Update};
 use ringfence_enforcer::cni::service::Service;
 use ringfence_enforcer::conntrack::socket::Conntrack;
+use ringfence_enforcer::droplog::Sighting;
 use ringfence_enforcer::kernel::{News, Variant};
 use ringfence_enforcer::metrics::Counters;
 use ringfence_enforcer::names;
@@ -16,6 +18,7 @@ use ringfence_enforcer::options::Options;
 use ringfence_enforcer::ruleset::Family;
 use ringfence_policy::{Namespace as PolicyNamespace, Policy, Protocol, World};
 use ringfence_telemetry::health::{Check, Health};
+use tokio::sync::mpsc::{Receiver, channel};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +37,7 @@ pub(crate) struct Running {
     health: Health,
     ready: Check,
     pub(crate) counters: Counters,
+    ended: Mutex<Receiver<Sighting>>,
     shutdown: CancellationToken,
     task: JoinHandle<ringfence_enforcer::Result<()>>,
 }
@@ -58,10 +62,12 @@ pub(crate) fn start_unguarded(namespace: &Namespace, variant: Variant) -> Runnin
 
 fn start_as(namespace: &Namespace, variant: Variant, plugin: Option<Service>, options: Options) -> Running {
     let counters = Counters::default();
+    let (tell, ended) = channel(1_000);
     let health = Health::new();
     let ready = health.readiness("rules", "not written yet");
     let settings = Settings {
         auditor: None,
+        ended: Some(tell),
         report: None,
         node: NODE.to_owned(),
         own_namespace: Some(HOME.to_owned()),
@@ -88,6 +94,7 @@ fn start_as(namespace: &Namespace, variant: Variant, plugin: Option<Service>, op
         updates,
         ready,
         counters,
+        ended: Mutex::new(ended),
         shutdown,
         task,
     }
@@ -122,6 +129,12 @@ impl Running {
     /// What it says about its readiness.
     pub(crate) fn readiness(&self) -> String {
         format!("{:?}", self.health.ready())
+    }
+
+    /// What was told of connections that were ended, since this was last asked.
+    pub(crate) fn ended(&self) -> Vec<Sighting> {
+        let mut ended = self.ended.lock().expect("nobody panicked with it");
+        std::iter::from_fn(|| ended.try_recv().ok()).collect()
     }
 
     /// What /metrics would show.

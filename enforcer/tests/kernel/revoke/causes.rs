@@ -4,8 +4,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use ringfence_enforcer::cluster::{Kind as ObjectKind, Object, Update};
+use ringfence_enforcer::droplog::Verdict;
 use ringfence_enforcer::kernel::Variant;
-use ringfence_policy::{ObjectKey, Pod, Protocol};
+use ringfence_policy::{Direction, ObjectKey, Pod, Protocol};
 
 use super::super::net::Lab;
 use super::super::world::{peers, policy, ports, rule, world};
@@ -34,6 +35,22 @@ async fn a_peer_that_loses_its_label_loses_its_connections() {
         "the client is no longer one that the policy names",
     );
     assert_unharmed(&allowed, "the client is one that the policy names");
+    let ended = scene.agent.ended();
+    let (clients, servers) = (Lab::addresses(2), Lab::addresses(0));
+    for sighting in &ended {
+        let told = sighting.packet;
+        assert_eq!(
+            (told.verdict, told.direction),
+            (Verdict::Ended, Direction::Ingress)
+        );
+        assert!(
+            clients.contains(&told.source) && servers.contains(&told.destination),
+            "{told:?}"
+        );
+    }
+    let connections: u64 = ended.iter().map(|sighting| sighting.packets).sum();
+    assert_eq!(connections, scene.agent.counters.revoked());
+    assert!(connections >= forbidden.len() as u64, "{ended:?}");
     scene.agent.stop().await;
 }
 
