@@ -27,6 +27,7 @@ pub fn element(text: &str) -> Option<Element> {
 pub fn tables(saved: &str) -> HeldTables {
     let mut tables = HeldTables {
         strays: strays(saved),
+        referenced: referenced(saved),
         ..HeldTables::default()
     };
     let mut positions: BTreeMap<Hook, usize> = BTreeMap::new();
@@ -66,6 +67,15 @@ fn strays(saved: &str) -> BTreeSet<(String, String)> {
     let ways_in = references(saved).into_iter();
     ways_in
         .filter(|(chain, rule)| (hooked(chain) && !is_jump(rule)) || chain == "OUTPUT")
+        .collect()
+}
+
+/// Our chains that rules in chains of other people's own lead to.
+fn referenced(saved: &str) -> BTreeSet<String> {
+    let builtin = |chain: &str| chain == "OUTPUT" || Hook::ALL.iter().any(|hook| hook.chain() == chain);
+    let theirs = references(saved).into_iter().filter(|(chain, _)| !builtin(chain));
+    theirs
+        .filter_map(|(_, rule)| target(&rule).map(str::to_owned))
         .collect()
 }
 

@@ -49,6 +49,8 @@ pub struct HeldTables {
     /// Other rules of built-in chains that lead to our chains: chain and rule. Another version may have written them; right
     /// is none.
     pub strays: BTreeSet<(String, String)>,
+    /// Our chains that rules in chains of other people's own lead to. The kernel would not let them go.
+    pub referenced: BTreeSet<String>,
 }
 
 impl HeldTables {

@@ -105,6 +105,7 @@ static NOTHING: HeldTables = HeldTables {
     chains: BTreeMap::new(),
     jumps: BTreeMap::new(),
     strays: BTreeSet::new(),
+    referenced: BTreeSet::new(),
 };
 
 impl<'a> FamilyDiff<'a> {
@@ -209,9 +210,15 @@ impl<'a> FamilyDiff<'a> {
         let stale = candidates.iter().filter(|chain| {
             self.held.chains.contains_key(**chain) && !self.tables.chains.contains_key(**chain)
         });
+        let (kept, delete): (Vec<_>, Vec<_>) = stale
+            .map(|chain| (*chain).clone())
+            .partition(|chain| self.held.referenced.contains(chain));
+        // They stay until whoever leads there lets go of them, and say nothing.
+        let kept = kept.into_iter().map(|chain| (chain, Vec::new()));
+        let kept = kept.filter(|(chain, lines)| self.held.chains.get(chain) != Some(lines));
         ChainChange {
-            replace: replace.collect(),
-            delete: stale.map(|chain| (*chain).clone()).collect(),
+            replace: replace.chain(kept).collect(),
+            delete: delete.into_iter().collect(),
             jumps: self.jumps(),
             strays: self.held.strays.clone(),
         }

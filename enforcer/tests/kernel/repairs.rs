@@ -293,3 +293,35 @@ fn every_rate_of_log_messages_reads_back_as_it_was_written() {
         }
     }
 }
+
+/// The kernel refuses to let such a chain go, and with it everything else of the transaction.
+#[test]
+fn a_rule_of_somebody_else_that_leads_to_a_chain_of_ours_keeps_only_that_chain() {
+    for variant in Variant::ALL {
+        let iptables = &format!("iptables-{variant}");
+        let namespace = Namespace::new();
+        let (mut engine, _) = namespace.engine(variant);
+        engine.sync(&wanted()).expect("the kernel takes the rules");
+        let held = engine.held().expect("it is known");
+        let chain = held.families[&Family::V4]
+            .chains
+            .keys()
+            .find(|chain| chain.starts_with("RINGF-P-"))
+            .expect("a pod's chain")
+            .clone();
+        namespace.run(&[iptables, "-N", "THEIRS"]);
+        namespace.run(&[iptables, "-A", "THEIRS", "-j", &chain]);
+        let nobody = ruleset(&world(4, vec![]));
+        // What was assumed of the kernel is read anew after the refusal.
+        let _ = engine.sync(&nobody);
+        engine.sync(&nobody).expect("the kernel takes the rest");
+        let left = namespace.run(&[iptables, "-S", &chain]);
+        assert_eq!(left.trim(), format!("-N {chain}"), "{variant}: it says nothing");
+        assert_eq!(engine.audit().expect("it can be read"), Vec::<String>::new());
+        let (mut fresh, writes) = namespace.engine(variant);
+        fresh.sync(&nobody).expect("the kernel holds the rules");
+        assert_eq!(writes.total(), 0, "{variant}");
+        engine.sync(&wanted()).expect("it comes back where it is wanted");
+        assert_eq!(engine.audit().expect("it can be read"), Vec::<String>::new());
+    }
+}
