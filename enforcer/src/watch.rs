@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use futures::{Stream, StreamExt};
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::networking::v1 as networking;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -18,8 +20,8 @@ use serde::de::DeserializeOwned;
 use crate::cluster::{Kind, Object, Update};
 use crate::metrics::Counters;
 
-/// Every update of everything that matters for the pods of the node `own`. Ends never: a watch that fails is started again,
-/// later and later.
+/// Every update of everything that matters for the pods of the node `own`. Ends never: a watch that fails is started again
+/// after a pause.
 pub fn updates(client: &Client, own: &str, counters: &Counters) -> impl Stream<Item = Update> + Send + use<> {
     let own = format!("metadata.name={own}");
     // A pod that has ended holds no address. Asked so, the API server tells its end as a removal.
@@ -119,7 +121,7 @@ where
 {
     let config = watcher::Config::default().fields(fields);
     let counters = counters.clone();
-    let events = watch(Api::<K>::all(client.clone()), config).default_backoff();
+    let events = watch(Api::<K>::all(client.clone()), config).backoff(Pauses::of(kind));
     let updates = events.map(move |event| match event {
         Ok(event) => updates_of(kind, &event, read),
         Err(error) if kind == Kind::Audit && is_unknown(&error) => {
@@ -133,6 +135,51 @@ where
         }
     });
     updates.flat_map(futures::stream::iter).boxed()
+}
+
+/// The first pause after a watch has failed, doubled up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Nobody's packets wait for what is on trial, and a cluster may never know the kind.
+const LONGEST_PAUSE_ON_TRIAL: Duration = Duration::from_secs(30);
+
+/// The pauses before a watch is tried again. Each kind has a watch of its own, and while one sleeps the others may be back: a
+/// pod that starts then is judged by what another kind said before the outage. So none sleeps long, unlike those of programs
+/// that nobody waits for.
+#[derive(Debug)]
+struct Pauses {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pauses {
+    fn of(kind: Kind) -> Self {
+        Self {
+            next: FIRST_PAUSE,
+            longest: if kind == Kind::Audit {
+                LONGEST_PAUSE_ON_TRIAL
+            } else {
+                LONGEST_PAUSE
+            },
+        }
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        // Between half of it and all, so that the nodes of a cluster do not all come back at the same moment.
+        Some(pause.mul_f64(0.5 + fastrand::f64() / 2.0))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.next = FIRST_PAUSE;
+    }
 }
 
 /// Whether the API server does not know the kind.
@@ -151,5 +198,20 @@ fn updates_of<K: Resource<DynamicType = ()>>(
         Event::InitDone => vec![Update::End(kind)],
         Event::Delete(object) => vec![Update::Remove(kind, key(object))],
         Event::Apply(object) | Event::InitApply(object) => read(object),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_sleeps_longer_and_longer_and_never_long() {
+        let mut pauses = Pauses::of(Kind::Policy);
+        let slept: Vec<Duration> = pauses.by_ref().take(20).collect();
+        assert!(slept[0] <= FIRST_PAUSE && slept[19] > FIRST_PAUSE, "{slept:?}");
+        assert!(slept.iter().all(|pause| *pause <= LONGEST_PAUSE), "{slept:?}");
+        pauses.reset();
+        assert!(pauses.next() <= Some(FIRST_PAUSE));
     }
 }
