@@ -214,7 +214,7 @@ pub struct RunArgs {
     /// Which address families to enforce; auto is those that the kernel has
     #[arg(long, env = "IP_FAMILIES", value_enum, default_value = "auto")]
     pub ip_families: FamilyChoice,
-    /// Where to serve /healthz, /readyz and /metrics; [::] is every address of both families
+    /// Where to serve /healthz, /readyz and /metrics; by default at every address of both families
     #[arg(
         long,
         env = "HTTP_ADDRESS",

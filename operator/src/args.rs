@@ -49,7 +49,7 @@ pub enum Command {
 /// How the operator runs.
 #[derive(Clone, Debug, ClapArgs)]
 pub struct RunArgs {
-    /// Where to serve /healthz, /readyz and /metrics; [::] is every address of both families
+    /// Where to serve /healthz, /readyz and /metrics; by default at every address of both families
     #[arg(
         long,
         default_value = "[::]:9301",

@@ -35,11 +35,12 @@ pub fn binary(source: &Path, folder: &Path) -> Result<bool> {
     Ok(!is_there)
 }
 
-/// Sees that the binary is there, and then that the entry is where it belongs, see [`keep_entry`]. Without the binary no
+/// Sees that the binary is there, and then that the entry is in the configuration that the runtime uses. Without the binary no
 /// entry stays: the runtime would start no pod. Returns the files that changed.
 ///
 /// # Errors
-/// The binary is not there and cannot be copied; those of [`keep_entry`].
+/// The binary is not there and cannot be copied; there is no configuration that can have the entry; a file cannot be read or
+/// written.
 pub fn keep(source: &Path, bin_dir: &Path, conf_dir: &Path, entry: &Entry) -> Result<Vec<PathBuf>> {
     let target = bin_dir.join(PLUGIN);
     let mut changed = Vec::new();
