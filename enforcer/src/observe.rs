@@ -25,9 +25,10 @@ pub fn element(text: &str) -> Option<Element> {
 
 /// Our chains and our jumps in the output of `iptables-save -t filter`.
 pub fn tables(saved: &str) -> HeldTables {
+    let ways_in = references(saved);
     let mut tables = HeldTables {
-        strays: strays(saved),
-        referenced: referenced(saved),
+        referenced: referenced(&ways_in),
+        strays: strays(ways_in),
         ..HeldTables::default()
     };
     let mut positions: BTreeMap<Hook, usize> = BTreeMap::new();
@@ -62,21 +63,26 @@ fn is_jump(rule: &str) -> bool {
 }
 
 /// Rules of built-in chains that lead to our chains and are not jumps that we write today.
-fn strays(saved: &str) -> BTreeSet<(String, String)> {
-    let hooked = |chain: &str| Hook::ALL.iter().any(|hook| hook.chain() == chain);
-    let ways_in = references(saved).into_iter();
+fn strays(ways_in: Vec<(String, String)>) -> BTreeSet<(String, String)> {
     ways_in
-        .filter(|(chain, rule)| (hooked(chain) && !is_jump(rule)) || chain == "OUTPUT")
+        .into_iter()
+        .filter(|(chain, rule)| is_builtin(chain) && (chain == OUTPUT || !is_jump(rule)))
         .collect()
 }
 
 /// Our chains that rules in chains of other people's own lead to.
-fn referenced(saved: &str) -> BTreeSet<String> {
-    let builtin = |chain: &str| chain == "OUTPUT" || Hook::ALL.iter().any(|hook| hook.chain() == chain);
-    let theirs = references(saved).into_iter().filter(|(chain, _)| !builtin(chain));
+fn referenced(ways_in: &[(String, String)]) -> BTreeSet<String> {
+    let theirs = ways_in.iter().filter(|(chain, _)| !is_builtin(chain));
     theirs
-        .filter_map(|(_, rule)| target(&rule).map(str::to_owned))
+        .filter_map(|(_, rule)| target(rule).map(str::to_owned))
         .collect()
+}
+
+/// The built-in chain that we have no jump in.
+const OUTPUT: &str = "OUTPUT";
+
+fn is_builtin(chain: &str) -> bool {
+    chain == OUTPUT || Hook::ALL.iter().any(|hook| hook.chain() == chain)
 }
 
 /// The part of the output of `iptables-save` that is about the filter table.

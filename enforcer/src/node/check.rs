@@ -29,32 +29,31 @@ fn with_tools(tools: &Tools) -> Vec<Finding> {
     let text = format!("iptables variant {variant} is what this node uses");
     let mut findings = vec![finding(Level::Good, text)];
     findings.extend(trial::all(variant, &families()));
-    findings.extend(unreadable(tools));
-    let saved: Vec<(Variant, String)> = Variant::ALL
-        .into_iter()
-        // What is not installed holds nothing that could be seen with it.
-        .map(|variant| (variant, saved(tools, variant)))
-        .collect();
+    let mut saved = Vec::new();
+    for variant in Variant::ALL {
+        let (text, unreadable) = saved_of(tools, variant);
+        saved.push((variant, text));
+        findings.extend(unreadable);
+    }
     findings.extend(other_variant(&saved, variant));
     findings.extend(others::enforcers(saved.iter().map(|(_, text)| text.as_str())));
     findings
 }
 
-/// Tables that nobody can say of what they hold.
-fn unreadable(tools: &Tools) -> Vec<Finding> {
-    let families = families().into_iter();
-    let errors = families.filter_map(|family| tools.save(Variant::Nft, family, true).err());
-    let unreadable = errors.filter(|error| matches!(error, Error::TableUnreadable { .. }));
-    unreadable
-        .map(|error| finding(Level::Fatal, error.to_string()))
-        .collect()
-}
-
-/// What all tables of a variant hold, both families.
-fn saved(tools: &Tools, variant: Variant) -> String {
-    let families = Family::ALL.into_iter();
-    let saved = families.filter_map(|family| tools.save(variant, family, false).ok());
-    saved.collect()
+/// What all tables of a variant hold, both families; and those that nobody can say of what they hold.
+fn saved_of(tools: &Tools, variant: Variant) -> (String, Vec<Finding>) {
+    let (mut text, mut unreadable) = (String::new(), Vec::new());
+    for family in Family::ALL {
+        match tools.save(variant, family, false) {
+            Ok(saved) => text += &saved,
+            Err(error @ Error::TableUnreadable { .. }) => {
+                unreadable.push(finding(Level::Fatal, error.to_string()));
+            }
+            // What is not installed holds nothing that could be seen with it.
+            Err(_) => {}
+        }
+    }
+    (text, unreadable)
 }
 
 fn other_variant(saved: &[(Variant, String)], ours: Variant) -> Option<Finding> {
