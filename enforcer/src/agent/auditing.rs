@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use super::Agent;
 use crate::audit::{Auditor, Trial};
-use crate::conntrack::Judge;
 use crate::conntrack::socket::interface_addresses;
 
 /// How long changes of policies on trial wait for more: nobody's packets wait for them.
@@ -51,8 +50,7 @@ impl Agent {
         let edition = self.cluster.versions().audit_edition();
         let trial = self.cluster.trial().map(|policies| {
             let interfaces = interface_addresses().unwrap_or_default();
-            let node = [self.cluster.addresses(), &interfaces].concat();
-            let judge = Judge::new(policies, node, self.settings.options.police_own_node);
+            let judge = self.judge_by(policies, &interfaces);
             Trial { judge, edition }
         });
         auditor.judge_by(trial);

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ringfence_policy::NodePolicies;
 use tokio::time::Instant;
 
 use super::{Agent, as_gauge};
@@ -68,12 +69,12 @@ impl Agent {
             self.say_without_ranges(ranges.is_empty());
         }
         let touched = self.planner.take_touched();
-        let coming = self.tell_what_comes(&own);
+        let coming = self.tell_what_comes();
         let written = self.write(&touched);
         // A transaction that failed half way may have tightened, too.
         let tightened = written.as_ref().map_or(true, |synced| synced.tightens);
         if let Some(revoker) = self.revoker.as_ref().filter(|it| it.rules_changed(tightened)) {
-            revoker.judge_by(coming.map_or_else(|| self.judge(&own), Ok)?);
+            revoker.judge_by(coming.map_or_else(|| self.judge(), Ok)?);
         }
         self.gauge();
         let writes = written?.writes;
@@ -85,21 +86,25 @@ impl Agent {
 
     /// Tells whoever looks with older policies in hand what the rules are about to say, so that no connection is revoked that
     /// they admit first.
-    fn tell_what_comes(&self, own: &[IpAddr]) -> Option<Arc<Judge>> {
+    fn tell_what_comes(&self) -> Option<Arc<Judge>> {
         let revoker = self.revoker.as_ref().filter(|it| it.looks_with_older())?;
         // What is wrong is said when the judge is needed: rules are written first.
-        let judge = self.judge(own).ok()?;
+        let judge = self.judge().ok()?;
         revoker.expect(Arc::clone(&judge));
         Some(judge)
     }
 
     /// What the policies say of connections.
-    fn judge(&self, own: &[IpAddr]) -> Result<Arc<Judge>> {
+    fn judge(&self) -> Result<Arc<Judge>> {
+        let interfaces = interface_addresses()?;
+        Ok(Arc::new(self.judge_by(self.cluster.policies(), &interfaces)))
+    }
+
+    /// What these policies say of connections, where the node's interfaces have these addresses.
+    pub(super) fn judge_by(&self, policies: NodePolicies, interfaces: &[IpAddr]) -> Judge {
         // A kubelet probes from the bridge's address, which is the node's own though no Node object names it.
-        let node: Vec<IpAddr> = own.iter().copied().chain(interface_addresses()?).collect();
-        let policies = self.cluster.policies();
-        let judge = Judge::new(policies, node, self.settings.options.police_own_node);
-        Ok(Arc::new(judge))
+        let node = [self.cluster.addresses(), interfaces].concat();
+        Judge::new(policies, node, self.settings.options.police_own_node)
     }
 
     fn write(&mut self, touched: &Touched) -> Result<Synced> {

@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::conntrack::{Connection, Judge};
-use crate::droplog::{Refused, Transport, Verdict};
+use crate::droplog::{Refused, Verdict};
 
 /// How long a connection waits for its judgement. A pod's addresses and labels, and what policies say of them, come here on
 /// other ways than its packets, and may come a little later.
@@ -163,14 +163,9 @@ impl Docket {
             return Vec::new();
         }
         let objections = self.trial.judge.objections(connection);
-        let refused = objections.map(|direction| Refused {
-            verdict,
-            direction,
-            source: connection.source,
-            destination: connection.destination,
-            transport: Transport::of(connection.service, connection.protocol),
-        });
-        refused.collect()
+        objections
+            .map(|direction| Refused::of(connection, direction, verdict))
+            .collect()
     }
 }
 
@@ -190,6 +185,7 @@ mod tests {
     use ringfence_policy::{Direction, Isolation, LocalPod, NodePolicies, ObjectKey, Protocol};
 
     use super::*;
+    use crate::droplog::Transport;
 
     const POD: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 244, 0, 2));
     const REVOKED: u32 = 0x20;

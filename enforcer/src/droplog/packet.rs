@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ringfence_policy::{Direction, Protocol};
 
+use crate::conntrack::Connection;
+
 /// What becomes of what one direction's policies refuse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
@@ -48,6 +50,19 @@ pub struct Refused {
     pub destination: IpAddr,
     /// What it carries.
     pub transport: Transport,
+}
+
+impl Refused {
+    /// What policies of this direction say of a connection.
+    pub fn of(connection: &Connection, direction: Direction, verdict: Verdict) -> Self {
+        Self {
+            verdict,
+            direction,
+            source: connection.source,
+            destination: connection.destination,
+            transport: Transport::of(connection.service, connection.protocol),
+        }
+    }
 }
 
 /// What a packet carries.

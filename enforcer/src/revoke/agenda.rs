@@ -134,11 +134,12 @@ impl Agenda {
         }
     }
 
-    /// Whether the policies allow the connection that a look finds forbidden, after all: what has come since the look began is
-    /// in the kernel's rules already, or will be any moment, and the connection may have begun by it.
-    pub(super) fn has_come(&self, connection: &Connection) -> bool {
-        let newer = [&self.judge, &self.coming];
-        newer.into_iter().flatten().any(|judge| judge.allows(connection))
+    /// Whether the policies allow the connection that a look finds forbidden by these, after all: what has come since the look
+    /// began is in the kernel's rules already, or will be any moment, and the connection may have begun by it.
+    pub(super) fn has_come(&self, connection: &Connection, since: &Arc<Judge>) -> bool {
+        let judges = [&self.judge, &self.coming].into_iter().flatten();
+        let mut newer = judges.filter(|judge| !Arc::ptr_eq(judge, since));
+        newer.any(|judge| judge.allows(connection))
     }
 
     /// Whether all connections have been judged by what the policies say since they last tightened, and the kernel heeds it.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use tokio::sync::mpsc::Sender;
 
 use crate::conntrack::{Connection, Judge};
-use crate::droplog::{Refused, Sighting, Transport, Verdict};
+use crate::droplog::{Refused, Sighting, Verdict};
 
 /// The most kinds of connections that are told of after one look: more would be read by nobody.
 const MOST: usize = 100;
@@ -21,13 +21,7 @@ impl Ended {
     /// A connection is ended, by what each of these directions says.
     pub(super) fn note(&mut self, connection: &Connection, judge: &Judge) {
         for direction in judge.objections(connection) {
-            let kind = Refused {
-                verdict: Verdict::Ended,
-                direction,
-                source: connection.source,
-                destination: connection.destination,
-                transport: Transport::of(connection.service, connection.protocol),
-            };
+            let kind = Refused::of(connection, direction, Verdict::Ended);
             if self.kinds.len() < MOST || self.kinds.contains_key(&kind) {
                 *self.kinds.entry(kind).or_default() += 1;
             } else {

@@ -181,7 +181,7 @@ impl Worker {
     }
 
     /// Looks at connections, and sets and takes away marks.
-    fn look(&mut self, scope: Scope, judge: &Judge) -> Result<Walked> {
+    fn look(&mut self, scope: Scope, judge: &Arc<Judge>) -> Result<Walked> {
         let request = Request {
             families: &self.families,
             bit: self.bit,
@@ -190,7 +190,7 @@ impl Worker {
         };
         let (mut found, mut ended) = (false, Ended::default());
         let walked = self.conntrack.walk(&request, |connection| {
-            let allowed = judge.allows(connection) || self.shared.agenda().has_come(connection);
+            let allowed = judge.allows(connection) || self.shared.agenda().has_come(connection, judge);
             if !allowed && !std::mem::replace(&mut found, true) {
                 // Not at the end of what may be a long look.
                 self.shared.with(|agenda| agenda.finds_one(Instant::now()));

@@ -346,11 +346,11 @@ fn what_comes_while_a_look_goes_on_is_not_revoked_by_it() {
     agenda.rules_changed(true);
     agenda.judge_by(Arc::clone(&refusing), now);
     assert_eq!(scope(&agenda.next(now + ON_THE_WAY)), Some(Scope::All));
-    assert!(!agenda.has_come(&connection));
+    assert!(!agenda.has_come(&connection, &refusing));
     agenda.expect(judge(1));
-    assert!(agenda.has_come(&connection), "it is being written");
+    assert!(agenda.has_come(&connection, &refusing), "it is being written");
     agenda.judge_by(judge(1), now + ON_THE_WAY);
-    assert!(agenda.has_come(&connection));
-    agenda.judge_by(refusing, now + ON_THE_WAY);
-    assert!(!agenda.has_come(&connection), "it has gone again");
+    assert!(agenda.has_come(&connection, &refusing));
+    agenda.judge_by(Arc::new(Judge::clone(&refusing)), now + ON_THE_WAY);
+    assert!(!agenda.has_come(&connection, &refusing), "it has gone again");
 }
