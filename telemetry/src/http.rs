@@ -157,17 +157,21 @@ mod tests {
         answer
     }
 
+    fn metrics(version: &'static str) -> Metrics {
+        Metrics::build(
+            &Program {
+                name: "test",
+                version,
+            },
+            |_| (),
+        )
+    }
+
     #[tokio::test]
     async fn probes_and_metrics_are_served_until_shutdown() {
         let (health, token) = (Health::new(), CancellationToken::new());
         let check = health.readiness("stores", "not listed yet");
-        let metrics = Metrics::build(
-            &Program {
-                name: "test",
-                version: "1.2.3",
-            },
-            |_| (),
-        );
+        let metrics = metrics("1.2.3");
         let server = bind((Ipv4Addr::LOCALHOST, 0).into(), health, metrics)
             .await
             .unwrap();
@@ -211,14 +215,7 @@ mod tests {
     /// A kubelet asks at the pod's first address, of whichever family the cluster is.
     #[tokio::test]
     async fn every_address_is_those_of_both_families() {
-        let metrics = Metrics::build(
-            &Program {
-                name: "test",
-                version: "1",
-            },
-            |_| (),
-        );
-        let server = bind((Ipv6Addr::UNSPECIFIED, 0).into(), Health::new(), metrics)
+        let server = bind((Ipv6Addr::UNSPECIFIED, 0).into(), Health::new(), metrics("1"))
             .await
             .unwrap();
         let port = server.address().unwrap().port();
@@ -236,14 +233,7 @@ mod tests {
     async fn a_taken_port_is_named() {
         let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = taken.local_addr().unwrap();
-        let metrics = Metrics::build(
-            &Program {
-                name: "test",
-                version: "1",
-            },
-            |_| (),
-        );
-        let error = bind(address, Health::new(), metrics)
+        let error = bind(address, Health::new(), metrics("1"))
             .await
             .unwrap_err()
             .to_string();

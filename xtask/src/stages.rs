@@ -20,7 +20,7 @@ pub(crate) enum Checks {
     Suites(&'static [&'static str]),
     /// By these suites, one test at a time.
     OneByOne(&'static [&'static str]),
-    /// By clippy, in every suite that cargo's `--all-targets` leaves out.
+    /// By clippy, in every suite: cargo's `--all-targets` leaves out those that run only by name.
     LintsOfSuites,
     /// By the fuzzers.
     Fuzzers,
