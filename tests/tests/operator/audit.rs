@@ -129,19 +129,15 @@ fn calico_tries_the_same_policies_out_where_it_knows_how() {
     let _operator = lab.operator("calico");
     block_on(async {
         lab.shop("staged").await;
+        let wanted = lab.shop_is_ready("staged").await;
         mode(&lab, "staged", "Audit").await;
+        trials_are(&lab, "staged", &wanted).await;
         lab.says::<ZeroTrustNamespace>("staged", "default", "Enforced", "Unknown/AuditMode")
             .await;
         // The kind appears later, and what is on trial is written as that, too.
         lab.create::<CustomResourceDefinition>(None, calicos_definition())
             .await;
         let api = lab.api::<StagedKubernetesNetworkPolicy>("staged");
-        let wanted: Vec<String> = trials(&lab, "staged")
-            .await
-            .iter()
-            .map(ResourceExt::name_any)
-            .collect();
-        assert!(!wanted.is_empty());
         let names = async || -> Result<Vec<String>, String> {
             let list = api
                 .list(&ListParams::default())
