@@ -89,6 +89,8 @@ pub struct Agent {
     revoker: Option<Revoker>,
     /// Whether packets are to be compared with the mark of revoked connections; `None` where nobody revokes any.
     guarded: Option<watch::Receiver<bool>>,
+    /// By which tightenings of policies connections have been judged; `None` where nobody judges any.
+    judged: Option<watch::Receiver<u64>>,
     cluster: Cluster,
     planner: Planner,
     /// Whether leftovers of the other variant have been looked for.
@@ -124,6 +126,7 @@ impl Agent {
             .take()
             .map(|conntrack| Revoker::start(conntrack, &settings.options, families, ended, counters));
         let guarded = revoker.as_ref().map(Revoker::guarded);
+        let judged = revoker.as_ref().map(Revoker::judged);
         let reporting = Reporting::new(settings.report.take(), settings.variant, &settings.families);
         let auditing = Auditing::new(settings.auditor.take());
         Self {
@@ -132,6 +135,7 @@ impl Agent {
             cluster: Cluster::new(settings.node.clone()),
             planner: Planner::new(&settings.families, &settings.options),
             guarded,
+            judged,
             settings,
             revoker,
             engine: Engine::new(kernel),
@@ -191,7 +195,8 @@ impl Agent {
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => self.sync(),
                 () = changed(&mut self.news) => self.heard(),
-                revoked = guarded(&mut self.guarded) => self.guard(revoked),
+                revoked = told(&mut self.guarded) => self.guard(revoked),
+                _ = told(&mut self.judged) => self.answer(),
                 () = sleep_until(look.unwrap_or_else(Instant::now)), if look.is_some() => {
                     self.look = None;
                     self.looked = Some(Instant::now());
@@ -294,9 +299,9 @@ async fn changed(news: &mut Option<Listening>) {
     }
 }
 
-/// Whether packets are to be compared with the mark of revoked connections, when that becomes another.
-async fn guarded(guarded: &mut Option<watch::Receiver<bool>>) -> bool {
-    if let Some(told) = guarded
+/// What is told, when it becomes another; never, where nobody tells.
+async fn told<T: Copy>(told: &mut Option<watch::Receiver<T>>) -> T {
+    if let Some(told) = told
         && told.changed().await.is_ok()
     {
         return *told.borrow_and_update();

@@ -224,6 +224,14 @@ impl Cluster {
         self.trial.take_changed()
     }
 
+    /// Whether a policy isolates the pod of the node, in either direction.
+    pub fn is_isolated(&self, pod: &ObjectKey) -> bool {
+        let directions = [Direction::Ingress, Direction::Egress];
+        directions
+            .into_iter()
+            .any(|direction| !self.isolating(pod, direction).is_empty())
+    }
+
     /// How many pods of the node a policy isolates.
     pub fn isolated_pods(&self) -> usize {
         let pods = self.resolver.compiled().pods.values();

@@ -39,15 +39,29 @@ impl Agent {
         } else if let Some(plugin) = &mut self.plugin {
             plugin.wait(call);
         }
-        if self.settled && self.due.is_none() {
-            self.answer();
-        }
+        self.answer();
     }
 
-    /// Lets those pods start whose rules the kernel holds: all that are known, for nothing is left to write.
+    /// Lets those pods start whose rules the kernel holds: all that are known, where nothing is left to write. An address may have
+    /// been another pod's until just now, and connections of that one's may still stand: a pod that policies isolate waits
+    /// until those are ended that are not its own.
     pub(super) fn answer(&mut self) {
-        let Some(plugin) = &mut self.plugin else { return };
-        for waited in plugin.answer(|sandbox| self.cluster.has_started(sandbox)) {
+        let Some(plugin) = self
+            .plugin
+            .as_mut()
+            .filter(|_| self.settled && self.due.is_none())
+        else {
+            return;
+        };
+        let cluster = &self.cluster;
+        let told = self.judged.as_ref().zip(self.revoker.as_ref());
+        let told = told.map(|(judged, revoker)| (*judged.borrow(), revoker.latest()));
+        let waited = plugin.answer(|sandbox, tightening| {
+            let mut is_rid =
+                || told.is_none_or(|(judged, latest)| judged >= *tightening.get_or_insert(latest));
+            cluster.has_started(sandbox) && (!cluster.is_isolated(&sandbox.key()) || is_rid())
+        });
+        for waited in waited {
             self.settings
                 .counters
                 .pod_start_wait

@@ -29,14 +29,22 @@ pub struct Plugin {
     pub entry: Entry,
 }
 
+/// A call that waits.
+#[derive(Debug)]
+struct Waiting {
+    call: Call,
+    /// The latest tightening of policies when the kernel held the pod's rules.
+    tightening: Option<u64>,
+}
+
 /// The plugin, as the agent serves it.
 #[derive(Debug)]
 pub struct Service {
     calls: mpsc::Receiver<Call>,
     place: Place,
     plugin: Plugin,
-    /// Calls to be answered when the kernel holds their pods' rules.
-    waiting: Vec<Call>,
+    /// Calls to be answered when their pods may start.
+    waiting: Vec<Waiting>,
     /// What was last said about the entry: once is enough.
     said: Option<String>,
 }
@@ -61,23 +69,26 @@ impl Service {
         }
     }
 
-    /// Keeps a call until the kernel holds its pod's rules.
+    /// Keeps a call until its pod may start.
     pub fn wait(&mut self, call: Call) {
-        self.waiting.retain(|call| !call.done.is_closed());
-        self.waiting.push(call);
+        self.waiting.retain(|waiting| !waiting.call.done.is_closed());
+        self.waiting.push(Waiting {
+            call,
+            tightening: None,
+        });
     }
 
-    /// The kernel holds the rules of the pods that are there: answers the calls about them, and
-    /// returns how long each has waited.
-    pub fn answer(&mut self, is_there: impl Fn(&Sandbox) -> bool) -> Vec<Duration> {
+    /// Answers the calls about the pods that may start, and returns how long each has waited. `may` is told what it has
+    /// noted for the pod before.
+    pub fn answer(&mut self, mut may: impl FnMut(&Sandbox, &mut Option<u64>) -> bool) -> Vec<Duration> {
         let mut waited = Vec::new();
-        for call in std::mem::take(&mut self.waiting) {
-            if is_there(&call.sandbox) {
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            if may(&waiting.call.sandbox, &mut waiting.tightening) {
                 // A plugin that has given up hears nothing.
-                let _ = call.done.send(());
-                waited.push(call.since.elapsed());
-            } else if !call.done.is_closed() {
-                self.waiting.push(call);
+                let _ = waiting.call.done.send(());
+                waited.push(waiting.call.since.elapsed());
+            } else if !waiting.call.done.is_closed() {
+                self.waiting.push(waiting);
             }
         }
         waited

@@ -81,6 +81,7 @@ impl Desk {
                 namespace: pod.key.namespace.clone(),
                 name: pod.key.name.clone(),
                 uid: pod.uid.clone(),
+                other: story.other(packet.direction).clone(),
                 note: story.note(packet.verdict, packet.direction),
             });
         }

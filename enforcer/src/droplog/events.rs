@@ -10,6 +10,7 @@ use ringfence_telemetry::events::shortened;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::packet::Verdict;
+use super::story::Party;
 use crate::metrics::Counters;
 
 /// The reason of an Event about packets that policies dropped.
@@ -35,6 +36,8 @@ pub struct Notice {
     pub name: String,
     /// Its UID.
     pub uid: String,
+    /// With whom.
+    pub other: Party,
     /// What to say.
     pub note: String,
 }
@@ -86,13 +89,33 @@ async fn send(recorder: Recorder, mut queue: Receiver<Notice>, counters: Counter
             reason: reason.to_owned(),
             note: Some(shortened(notice.note)),
             action: action.to_owned(),
-            secondary: None,
+            secondary: Some(related(&notice.other)),
         };
         // A failure is no reason to stop: what it tells of is in the log as well.
         if let Err(error) = recorder.publish(&event, &pod).await {
             counters.event_dropped();
             tracing::debug!(%error, "an Event could not be sent");
         }
+    }
+}
+
+/// The other side, as an Event refers to it. Without it, what is told of the next would only be counted as one more about the
+/// first: an Event that is repeated keeps its first note.
+fn related(other: &Party) -> ObjectReference {
+    let Some(pod) = &other.pod else {
+        return ObjectReference {
+            api_version: Some("networking.k8s.io/v1".to_owned()),
+            kind: Some("IPAddress".to_owned()),
+            name: Some(other.address.to_string()),
+            ..ObjectReference::default()
+        };
+    };
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Pod".to_owned()),
+        namespace: Some(pod.namespace.clone()),
+        name: Some(pod.pod.clone()),
+        ..ObjectReference::default()
     }
 }
 

@@ -109,12 +109,21 @@ impl Story {
         }
     }
 
+    /// The side that the other's policies do not allow.
+    pub fn other(&self, direction: Direction) -> &Party {
+        match direction {
+            Direction::Egress => &self.destination,
+            Direction::Ingress => &self.source,
+        }
+    }
+
     /// What an Event on the pod says.
     pub fn note(&self, verdict: Verdict, direction: Direction) -> String {
-        let (word, other) = match direction {
-            Direction::Egress => ("to", &self.destination),
-            Direction::Ingress => ("from", &self.source),
+        let word = match direction {
+            Direction::Egress => "to",
+            Direction::Ingress => "from",
         };
+        let other = self.other(direction);
         let name = match &other.pod {
             Some(pod) => format!("{}/{} ({})", pod.namespace, pod.pod, other.address),
             None => other.address.to_string(),

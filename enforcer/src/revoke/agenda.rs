@@ -53,6 +53,8 @@ struct Look {
     began: Instant,
     /// Policies had tightened before it.
     for_tightening: bool,
+    /// The last tightening that it is for, or that one before it was for.
+    judges: u64,
 }
 
 /// What connections are owed.
@@ -64,6 +66,10 @@ pub(super) struct Agenda {
     /// Policies have tightened, and how is not told yet.
     untold: bool,
     tightened: Option<Tightened>,
+    /// How many times policies have tightened and that was told.
+    told: u64,
+    /// How many of these times, from the first, are behind the looks that have ended.
+    judged: u64,
     /// Policies have changed since the last look began.
     changed: bool,
     /// When to look at all once more.
@@ -91,6 +97,8 @@ impl Agenda {
             coming: None,
             untold: true,
             tightened: None,
+            told: 0,
+            judged: 0,
             changed: false,
             again: None,
             revoked: false,
@@ -129,6 +137,7 @@ impl Agenda {
         self.coming = None;
         self.changed = true;
         if std::mem::take(&mut self.untold) {
+            self.told += 1;
             let first = self.tightened.map_or(now, |earlier| earlier.first);
             self.tightened = Some(Tightened { first, last: now });
         }
@@ -142,10 +151,24 @@ impl Agenda {
         newer.any(|judge| judge.allows(connection))
     }
 
+    /// The number of the latest tightening of policies, to be compared with [`Agenda::judged`].
+    pub(super) fn latest(&self) -> u64 {
+        self.told + u64::from(self.untold)
+    }
+
+    /// The tightenings by which every connection has been judged, from the first on, as [`Agenda::latest`] counts; not while the
+    /// kernel does not heed it.
+    pub(super) fn judged(&self) -> u64 {
+        if self.is_heeded() { self.judged } else { 0 }
+    }
+
+    fn is_heeded(&self) -> bool {
+        self.compared || !self.revoked
+    }
+
     /// Whether all connections have been judged by what the policies say since they last tightened, and the kernel heeds it.
     pub(super) fn is_settled(&self) -> bool {
-        let heeded = self.compared || !self.revoked;
-        heeded
+        self.is_heeded()
             && !self.untold
             && self.tightened.is_none()
             && !self.looking.is_some_and(|look| look.for_tightening)
@@ -196,11 +219,6 @@ impl Agenda {
 
     fn begin(&mut self, scope: Scope, now: Instant) {
         let for_tightening = scope == Scope::All && self.tightened.is_some();
-        self.looking = Some(Look {
-            scope,
-            began: now,
-            for_tightening,
-        });
         self.changed = false;
         if scope == Scope::All {
             self.again = self.again.filter(|again| *again > now);
@@ -210,6 +228,13 @@ impl Agenda {
                 .filter(|tightened| tightened.last + ON_THE_WAY > now)
                 .map(|Tightened { last, .. }| Tightened { first: last, last });
         }
+        let is_for_all = scope == Scope::All && self.tightened.is_none();
+        self.looking = Some(Look {
+            scope,
+            began: now,
+            for_tightening,
+            judges: if is_for_all { self.told } else { self.judged },
+        });
     }
 
     /// The look has shown everything; whether it has left any connection revoked.
@@ -218,6 +243,7 @@ impl Agenda {
             return;
         };
         self.failures = 0;
+        self.judged = look.judges;
         self.revoked = revoked;
         if revoked {
             self.stood = Some(now);

@@ -41,6 +41,8 @@ struct Shared {
     counters: Counters,
     /// Tells whether packets are to be compared with the mark.
     guarded: watch::Sender<bool>,
+    /// Tells by which tightenings connections have been judged.
+    judged: watch::Sender<u64>,
 }
 
 impl Revoker {
@@ -60,6 +62,7 @@ impl Revoker {
             news: Condvar::new(),
             counters,
             guarded: watch::Sender::new(true),
+            judged: watch::Sender::new(0),
         });
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -76,6 +79,17 @@ impl Revoker {
     /// revoked until some time after the last. True until somebody has looked.
     pub fn guarded(&self) -> watch::Receiver<bool> {
         self.shared.guarded.subscribe()
+    }
+
+    /// By how many tightenings of policies, from the first on, all connections have been judged: whatever
+    /// [`Revoker::latest`] was once, it is over when this is no less.
+    pub fn judged(&self) -> watch::Receiver<u64> {
+        self.shared.judged.subscribe()
+    }
+
+    /// The number of the latest tightening.
+    pub fn latest(&self) -> u64 {
+        self.shared.agenda().latest()
     }
 
     /// The kernel's rules have changed, so that some connection that was allowed may no longer be, where they have
@@ -124,9 +138,8 @@ impl Shared {
         let mut agenda = self.agenda();
         let result = change(&mut agenda);
         self.counters.walk_due.set(i64::from(!agenda.is_settled()));
-        let guarded = agenda.is_guarded();
-        let told = &self.guarded;
-        told.send_if_modified(|told| std::mem::replace(told, guarded) != guarded);
+        tell(&self.guarded, agenda.is_guarded());
+        tell(&self.judged, agenda.judged());
         result
     }
 
@@ -149,6 +162,14 @@ impl Shared {
             };
         }
     }
+}
+
+fn tell<T: PartialEq>(told: &watch::Sender<T>, now: T) {
+    told.send_if_modified(|told| {
+        let changed = *told != now;
+        *told = now;
+        changed
+    });
 }
 
 /// Looks at connections.

@@ -1,6 +1,7 @@
 //! Pods wait for their rules: the CNI plugin's binary, the socket, the agent and the kernel, without an API server.
 
 use std::io::Write as _;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use ringfence_enforcer::cni::protocol::Fallback;
 use ringfence_enforcer::cni::server;
 use ringfence_enforcer::cni::service::{Place, Plugin, Service};
 use ringfence_enforcer::kernel::Variant;
+use ringfence_enforcer::options::DEFAULT_REVOKED_MARK;
 use ringfence_policy::{Pod, Policy, World};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent::{Running, start_with};
 use super::net::Namespace;
+use super::revoke::entries::{count, put, udp};
 use super::world::{policy, updates, world};
 
 const BRIDGE: &str = r#"{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge"}]}"#;
@@ -130,6 +133,14 @@ fn pod(world: &World) -> Pod {
     pods.next().expect("pod 0 is there").clone()
 }
 
+/// Connections of others: so many that it takes a while to look at them.
+fn crowd() -> impl Iterator<Item = Vec<u8>> {
+    (0..100_000).map(|number| {
+        let source = Ipv4Addr::from_bits(0x0a80_0000 + number);
+        udp(source, 4000, Ipv4Addr::new(10, 192, 0, 1))
+    })
+}
+
 fn isolated(namespace: &Namespace) -> bool {
     namespace.run(&["ipset", "save"]).contains("10.244.0.2")
 }
@@ -155,6 +166,23 @@ async fn a_pod_starts_when_the_kernel_holds_its_rules_though_nobody_else_tells_i
     agent
         .until("the address is given back", || !isolated(&namespace))
         .await;
+    agent.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_an_address_that_was_given_out_before_starts_without_the_connections_of_the_last_one() {
+    let (namespace, disk) = (Namespace::new(), Disk::new());
+    let left = udp(Ipv4Addr::new(10, 244, 2, 2), 4000, Ipv4Addr::new(10, 244, 0, 2));
+    namespace.inside(|| put(crowd().chain([left])));
+    let revoked = || namespace.inside(|| count(Some(DEFAULT_REVOKED_MARK)));
+    let agent = disk.start(&namespace, &starting());
+    agent.until_ready().await;
+    let looked = || agent.counters.walk_due.get() == 0;
+    agent.until("a first look", looked).await;
+    assert_eq!(revoked(), 0, "nobody's connection is nobody's concern");
+    let (success, said) = add(disk.path("cni.sock"), 30, "closed").await;
+    assert!(success, "{said}");
+    assert_eq!(revoked(), 1, "the pod has another's connection when it starts");
     agent.stop().await;
 }
 

@@ -78,7 +78,11 @@ fn counter_and_event(lab: &Lab, victim: &str) -> Result<()> {
         // One a minute for a pod: it may be about another packet.
         Ok(items.any(|event| {
             let note = event["note"].as_str().unwrap_or_default();
-            event["reason"] == "NetworkPolicyDrop" && note.contains("(production/")
+            // Without it, what is told of another peer would be one more of the first's series.
+            let names_other = |name: &str| note.contains(name);
+            event["reason"] == "NetworkPolicyDrop"
+                && note.contains("(production/")
+                && event["related"]["name"].as_str().is_some_and(names_other)
         }))
     })
 }

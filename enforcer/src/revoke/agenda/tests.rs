@@ -354,3 +354,53 @@ fn what_comes_while_a_look_goes_on_is_not_revoked_by_it() {
     agenda.judge_by(Arc::new(Judge::clone(&refusing)), now + ON_THE_WAY);
     assert!(!agenda.has_come(&connection, &refusing), "it has gone again");
 }
+
+#[test]
+fn a_tightening_is_judged_by_when_a_look_that_began_after_it_has_ended_and_the_kernel_heeds_it() {
+    let (mut agenda, now) = settled();
+    let before = agenda.judged();
+    assert_eq!(agenda.latest(), before, "nothing is owed");
+    agenda.rules_changed(true);
+    let first = agenda.latest();
+    assert!(before < first, "before it is told how");
+    agenda.judge_by(judge(1), now);
+    assert_eq!(agenda.latest(), first, "and after that");
+    let began = now + ON_THE_WAY;
+    assert_eq!(scope(&agenda.next(began)), Some(Scope::All));
+    agenda.rules_changed(true);
+    agenda.judge_by(judge(2), began);
+    let second = agenda.latest();
+    assert_eq!(agenda.judged(), before, "the look goes on");
+    agenda.finds_one(began);
+    agenda.looked(true, began + MS);
+    assert_eq!(agenda.judged(), 0, "the mark means nothing yet");
+    agenda.compared(true);
+    assert_eq!(agenda.judged(), first, "the second came after its begin");
+    let again = began + ON_THE_WAY;
+    assert_eq!(scope(&agenda.next(again)), Some(Scope::All));
+    agenda.failed(again);
+    assert_eq!(agenda.judged(), first, "it has not shown everything");
+    let again = waits_until(&agenda.next(again)).unwrap();
+    assert_eq!(scope(&agenda.next(again)), Some(Scope::All));
+    agenda.looked(true, again + MS);
+    assert_eq!(agenda.judged(), second);
+}
+
+#[test]
+fn changes_without_end_do_not_keep_one_of_them_from_being_judged_by() {
+    let (mut agenda, mut now) = settled();
+    let mut wanted = None;
+    for number in 0..40 {
+        agenda.rules_changed(true);
+        agenda.judge_by(judge(number), now);
+        let wanted = *wanted.get_or_insert(agenda.latest());
+        now += MS * 10;
+        if scope(&agenda.next(now)).is_some() {
+            agenda.looked(false, now + MS * 8);
+        }
+        if agenda.judged() >= wanted {
+            return;
+        }
+    }
+    panic!("never judged");
+}

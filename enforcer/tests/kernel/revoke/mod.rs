@@ -2,7 +2,7 @@
 
 mod causes;
 mod crowd;
-mod entries;
+pub(super) mod entries;
 mod guard;
 mod talk;
 
