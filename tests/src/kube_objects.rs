@@ -2,11 +2,16 @@
 
 use std::net::IpAddr;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::testbed::{Cluster, run_with_input};
+
+/// The longest that a cluster takes to make a namespace's ServiceAccount.
+const ACCOUNT: Duration = Duration::from_mins(1);
 
 /// Runs kubectl and gives what it printed.
 ///
@@ -37,7 +42,23 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// # Errors
 /// When kubectl fails: with its own words.
 pub fn apply(cluster: &Cluster, objects: &str) -> Result<()> {
-    run_with_input(&mut cluster.kubectl(["apply", "-f", "-"]), objects).map(drop)
+    with_account(|| run_with_input(&mut cluster.kubectl(["apply", "-f", "-"]), objects).map(drop))
+}
+
+/// Does it again while the cluster has not made a new namespace's ServiceAccount: until then its pods are refused.
+pub(crate) fn with_account<T>(mut create: impl FnMut() -> Result<T>) -> Result<T> {
+    let started = Instant::now();
+    loop {
+        match create() {
+            Err(error)
+                if format!("{error:#}").contains("error looking up service account")
+                    && started.elapsed() < ACCOUNT =>
+            {
+                sleep(Duration::from_millis(500));
+            }
+            done => return done,
+        }
+    }
 }
 
 /// An object, or a list of them, as JSON.

@@ -12,6 +12,8 @@ use ringfence_tests::probe::{self, Outcome};
 use ringfence_tests::testbed::exec_in_netns;
 
 const TIMEOUT: Duration = Duration::from_millis(500);
+/// For what is answered, by a thread that may have to wait for its turn.
+const PATIENT: Duration = Duration::from_secs(10);
 
 /// A namespace with loopback and a cable whose other end nobody listens at.
 struct Namespace(String);
@@ -125,15 +127,15 @@ fn udp_tells_an_echo_from_a_closed_port_and_from_silence() {
     let echo = answer_once(&netns, |question| {
         question.strip_prefix(b"echo ").unwrap().to_vec()
     });
-    assert_eq!(probe::udp_echo(&netns, echo, TIMEOUT).unwrap(), Outcome::Open);
+    assert_eq!(probe::udp_echo(&netns, echo, PATIENT).unwrap(), Outcome::Open);
     let other = answer_once(&netns, |_| b"something else".to_vec());
     assert!(matches!(
-        probe::udp_echo(&netns, other, TIMEOUT).unwrap(),
+        probe::udp_echo(&netns, other, PATIENT).unwrap(),
         Outcome::Unreachable(_)
     ));
     let closed = "127.0.0.1:9".parse().unwrap();
     assert_eq!(
-        probe::udp_echo(&netns, closed, TIMEOUT).unwrap(),
+        probe::udp_echo(&netns, closed, PATIENT).unwrap(),
         Outcome::Refused
     );
     let silent = "198.18.0.9:53".parse().unwrap();
@@ -149,7 +151,7 @@ fn dns_is_asked_over_both_transports() {
     let netns = namespace.path();
     let udp = answer_once(&netns, as_response);
     assert_eq!(
-        probe::dns_udp(&netns, udp, "kubernetes.default.svc", TIMEOUT).unwrap(),
+        probe::dns_udp(&netns, udp, "kubernetes.default.svc", PATIENT).unwrap(),
         Outcome::Open
     );
     let (listener, tcp) = listen(&netns);
@@ -164,7 +166,7 @@ fn dns_is_asked_over_both_transports() {
             .unwrap();
     });
     assert_eq!(
-        probe::dns_tcp(&netns, tcp, "kubernetes.default.svc", TIMEOUT).unwrap(),
+        probe::dns_tcp(&netns, tcp, "kubernetes.default.svc", PATIENT).unwrap(),
         Outcome::Open
     );
 }

@@ -151,7 +151,7 @@ fn a_new_connection_is_told_of_as_one_that_would_be_dropped_and_comes_through() 
             (ingress, vec![Direction::Ingress]),
             (both, vec![Direction::Egress, Direction::Ingress]),
         ] {
-            assert!(audited.lab.connects(&flow), "{flow:?}");
+            assert!(audited.lab.obeys(&flow, true), "{flow:?}");
             for direction in directions {
                 let told = until(&mut audited.told, "a new connection", |it| {
                     is_about(it, Verdict::WouldDrop, &flow)
@@ -160,7 +160,7 @@ fn a_new_connection_is_told_of_as_one_that_would_be_dropped_and_comes_through() 
             }
         }
         // What the trial allows, nobody needs to know.
-        assert!(audited.lab.connects(&flow(0, 1, family, Protocol::Tcp, 80)));
+        assert!(audited.lab.obeys(&flow(0, 1, family, Protocol::Tcp, 80), true));
         // What a real policy drops is none of the trial's.
         assert!(!audited.lab.connects(&flow(2, 1, family, Protocol::Tcp, 8080)));
     }
@@ -168,7 +168,7 @@ fn a_new_connection_is_told_of_as_one_that_would_be_dropped_and_comes_through() 
     assert_eq!(rest, [], "nobody else would be dropped");
     audited.auditor.judge_by(None);
     thread::sleep(Duration::from_secs(1));
-    assert!(audited.lab.connects(&flow(2, 0, 0, Protocol::Udp, 8080)));
+    assert!(audited.lab.obeys(&flow(2, 0, 0, Protocol::Udp, 8080), true));
     assert_eq!(audited.all_told(), [], "nothing is on trial");
 }
 

@@ -22,6 +22,9 @@ use super::world::{peers, policy, ports, rule, ruleset, world};
 /// Longer than anything here may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// A port that no test looks for.
+const UNUSED: u16 = 6;
+
 /// Pod 0 lets pod 1 in at TCP 80 and nobody else; pod 1 may go nowhere else.
 fn lab(variant: Variant) -> (Lab, Receiver<Sighting>) {
     let lab = Lab::new(3);
@@ -37,10 +40,15 @@ fn lab(variant: Variant) -> (Lab, Receiver<Sighting>) {
     let reader = lab
         .router
         .inside(|| Reader::open(100, Counters::default()).expect("a socket"));
-    let (tell, told) = channel(10_000);
+    let (tell, mut told) = channel(10_000);
     reader.start(tell);
     // The reader binds its group on its own thread; what is dropped before is not told of.
-    thread::sleep(Duration::from_millis(200));
+    let deadline = Instant::now() + LIMIT;
+    while told.try_recv().is_err() {
+        assert!(Instant::now() < deadline, "the reader tells of nothing");
+        send(lab.pod(2), SocketAddr::new(Lab::addresses(0)[0], UNUSED));
+        thread::sleep(Duration::from_millis(20));
+    }
     (lab, told)
 }
 

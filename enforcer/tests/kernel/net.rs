@@ -14,8 +14,11 @@ use ringfence_enforcer::metrics::Writes;
 use ringfence_enforcer::ruleset::Family;
 use ringfence_policy::{Flow, Protocol};
 
-/// How long a packet that is not dropped takes at most, by far.
+/// How long a packet that is not dropped takes.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// How long it may take where the machine is busy, for one that should not be dropped. TCP: before it is sent once more.
+const TCP_PATIENCE: Duration = Duration::from_millis(900);
+const UDP_PATIENCE: Duration = Duration::from_secs(5);
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -181,16 +184,30 @@ impl Lab {
         ]
     }
 
+    /// Whether a connection comes through as it should. One that should is waited for.
+    pub(crate) fn obeys(&self, flow: &Flow, passes: bool) -> bool {
+        let (tcp, udp) = if passes {
+            (TCP_PATIENCE, UDP_PATIENCE)
+        } else {
+            (PATIENCE, PATIENCE)
+        };
+        self.connects_within(flow, tcp, udp) == passes
+    }
+
     /// Whether a connection from the pod that has the flow's source comes through, there and back.
     pub(crate) fn connects(&self, flow: &Flow) -> bool {
+        self.connects_within(flow, PATIENCE, PATIENCE)
+    }
+
+    fn connects_within(&self, flow: &Flow, tcp: Duration, udp: Duration) -> bool {
         let from = (0..)
             .zip(&self.pods)
             .find(|(number, _)| Self::addresses(*number).contains(&flow.source));
         let (_, from) = from.expect("the source is a pod");
         let to = SocketAddr::new(flow.destination, flow.port);
         from.inside(|| match flow.protocol {
-            Protocol::Tcp => TcpStream::connect_timeout(&to, PATIENCE).is_ok(),
-            Protocol::Udp => ask(to).is_ok(),
+            Protocol::Tcp => TcpStream::connect_timeout(&to, tcp).is_ok(),
+            Protocol::Udp => ask(to, udp).is_ok(),
             Protocol::Sctp => panic!("no SCTP here"),
         })
     }
@@ -271,14 +288,14 @@ fn echo(socket: &UdpSocket) {
     }
 }
 
-fn ask(to: SocketAddr) -> std::io::Result<usize> {
+fn ask(to: SocketAddr, patience: Duration) -> std::io::Result<usize> {
     let any: SocketAddr = if to.is_ipv4() {
         ([0; 4], 0).into()
     } else {
         ([0_u16; 8], 0).into()
     };
     let socket = UdpSocket::bind(any)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
     socket.connect(to)?;
     socket.send(b"hello")?;
     socket.recv(&mut [0; 16])

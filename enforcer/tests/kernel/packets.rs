@@ -71,7 +71,7 @@ fn assert_packets_obey(lab: &Lab, world: &World, when: &str) {
     let wrong: Vec<String> = std::thread::scope(|scope| {
         let check = |flow: Flow| {
             let allowed = evaluate(world, &flow).allowed();
-            (lab.connects(&flow) != allowed).then(|| format!("{flow:?} should pass: {allowed}"))
+            (!lab.obeys(&flow, allowed)).then(|| format!("{flow:?} should pass: {allowed}"))
         };
         let checks: Vec<_> = flows()
             .into_iter()

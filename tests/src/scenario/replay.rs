@@ -11,7 +11,7 @@ use super::live::read_world;
 use super::outside::Outside;
 use super::told::untold;
 use super::{Scenario, Step};
-use crate::kube_objects::{kubectl, output};
+use crate::kube_objects::{kubectl, output, with_account};
 use crate::probe;
 use crate::testbed::Cluster;
 
@@ -65,7 +65,7 @@ pub fn replay(cluster: &Cluster, scenario: &Scenario) -> Result<Tally> {
 
 fn run_commands(cluster: &Cluster, scenario: &Scenario, step: &Step) -> Result<()> {
     for arguments in &step.commands {
-        output(cluster.kubectl(arguments).current_dir(&scenario.folder))?;
+        with_account(|| output(cluster.kubectl(arguments).current_dir(&scenario.folder)))?;
     }
     Ok(())
 }
@@ -76,7 +76,7 @@ fn wait_for_pods(cluster: &Cluster, scenario: &Scenario) -> Result<()> {
         .lines()
         .filter_map(|line| line.strip_prefix("namespace/"));
     for namespace in names.filter(|name| scenario.owns(name)) {
-        let wait = ["wait", "--for=condition=Ready", "pods", "--all", "--timeout=180s"];
+        let wait = ["wait", "--for=condition=Ready", "pods", "--all", "--timeout=600s"];
         kubectl(cluster, &[&["-n", namespace], &wait[..]].concat())?;
     }
     Ok(())

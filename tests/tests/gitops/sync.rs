@@ -68,7 +68,16 @@ fn every_state_reads_as_current(lab: &Lab) -> Result<()> {
 
 pub(crate) fn stays_synced(lab: &Lab) -> Result<()> {
     lab.until_all_is_well()?;
-    let before = state(lab)?;
+    // What was changed last has echoes: statuses follow policies, and Argo CD follows both.
+    let mut before = state(lab)?;
+    lab.until("everything has stood still for a while", || {
+        std::thread::sleep(Duration::from_secs(5));
+        let now = state(lab)?;
+        let still = now == before;
+        let last = std::mem::replace(&mut before, now);
+        Ok((!still).then(|| format!("{last:?}")))
+    })?;
+    lab.until_all_is_well()?;
     let started = Instant::now();
     while started.elapsed() < QUIET {
         for (name, _) in APPS {

@@ -4,10 +4,10 @@ use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
-use ringfence_crd::{ServiceAccess, ZeroTrustNamespace};
+use ringfence_crd::{ServiceAccess, ZeroTrustNamespace, ZeroTrustNamespaceStatus};
 use serde_json::json;
 
-use crate::lab::{LIMIT, block_on, condition, shared, until};
+use crate::lab::{LIMIT, Lab, block_on, condition, shared, until};
 
 #[test]
 fn what_is_written_becomes_policies_with_both_owners_and_good_statuses() {
@@ -37,22 +37,31 @@ fn what_is_written_becomes_policies_with_both_owners_and_good_statuses() {
             .map(|owner| owner.kind.as_str())
             .collect();
         assert_eq!(owners, ["ZeroTrustNamespace", "CustomResourceDefinition"]);
-        let resource = lab
-            .api::<ZeroTrustNamespace>("written")
-            .get("default")
-            .await
-            .unwrap();
-        assert!(resource.finalizers().is_empty(), "{:?}", resource.finalizers());
-        let status = resource.status.unwrap();
-        assert_eq!(status.observed_generation, resource.metadata.generation);
-        assert_eq!(status.policy_count, Some(i32::try_from(names.len()).unwrap()));
-        let mut recorded: Vec<_> = status.policies.iter().map(|record| record.name.clone()).collect();
-        recorded.sort();
-        assert_eq!(recorded, names);
+        let status = told_of(lab, "written", &names).await;
         let conditions = json!(status.conditions);
         assert_eq!(condition(&conditions, "Programmed"), "True/Programmed");
         assert_eq!(condition(&conditions, "Enforced"), "Unknown/NoEnforcer");
     });
+}
+
+/// The status of a namespace's resource when it tells of these policies.
+async fn told_of(lab: &Lab, namespace: &str, names: &[String]) -> ZeroTrustNamespaceStatus {
+    let api = lab.api::<ZeroTrustNamespace>(namespace);
+    until("the status to tell of all policies", LIMIT, async || {
+        let resource = api.get("default").await.unwrap();
+        assert!(resource.finalizers().is_empty(), "{:?}", resource.finalizers());
+        let generation = resource.metadata.generation;
+        let status = resource.status.unwrap();
+        let mut recorded: Vec<_> = status.policies.iter().map(|record| record.name.clone()).collect();
+        recorded.sort();
+        let count = Some(i32::try_from(names.len()).unwrap());
+        if status.observed_generation == generation && status.policy_count == count && recorded == names {
+            Ok(status)
+        } else {
+            Err(format!("{:?} {recorded:?}", status.policy_count))
+        }
+    })
+    .await
 }
 
 #[test]
@@ -108,14 +117,12 @@ fn a_service_that_goes_closes_its_path_and_nothing_else_and_comes_back() {
         lab.policies_are("vanished", "those of the other", one).await;
         lab.says::<ServiceAccess>("vanished", "api", "ResolvedRefs", "False/TargetNotFound")
             .await;
-        let told = async || {
-            lab.events("vanished", "TargetNotFound")
-                .await
-                .pop()
-                .ok_or("none".to_owned())
-        };
-        let told = until("an Event", LIMIT, told).await;
-        assert!(told.contains("api"), "{told}");
+        until("an Event about it", LIMIT, async || {
+            let told = lab.events("vanished", "TargetNotFound").await;
+            let about = told.iter().any(|note| note.contains("api"));
+            about.then_some(()).ok_or_else(|| format!("{told:?}"))
+        })
+        .await;
 
         let ports = json!([{"name": "http", "port": 80, "targetPort": 9090}]);
         lab.service(

@@ -1,5 +1,7 @@
 //! ExternalAccesses: networks, and names whose addresses change.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 use kube::api::DeleteParams;
@@ -129,7 +131,7 @@ fn a_names_addresses_are_followed_kept_for_a_while_and_held_when_nobody_answers(
             }
         })
         .await;
-        tokio::time::sleep(crate::names::LIMITS.grace * 2).await;
+        tokio::time::sleep(crate::names::LIMITS.grace + Duration::from_secs(2)).await;
         open_to(lab, "external-names", &["203.0.113.2/32"]).await;
         lab.says::<ExternalAccess>("external-names", "out", "Ready", "True/AsExpected")
             .await;

@@ -11,7 +11,7 @@ use ringfence_operator::dns::{Answer, Limits, Resolve, Unanswered};
 pub(crate) const LIMITS: Limits = Limits {
     floor: Duration::from_millis(100),
     ceiling: Duration::from_secs(5),
-    grace: Duration::from_secs(3),
+    grace: Duration::from_secs(10),
     answer: 64,
     kept: 256,
 };

@@ -154,9 +154,14 @@ fn pods_that_never_run_leave_enforcement_unknown_and_nothing_behind() {
         );
         let names: Vec<String> = pods(&lab).await.iter().map(ResourceExt::name_any).collect();
         assert_eq!(names, ["somebody-elses"]);
-        let metrics = operator.metrics().await;
         let wanted = r#"ringfence_probe_pairs{result="PodNotStarted"} 1"#;
-        assert!(metrics.iter().any(|line| line == wanted), "{metrics:?}");
+        // It is counted once the status and its Event are written.
+        until("the pairs to be counted", LIMIT, async || {
+            let metrics = operator.metrics().await;
+            let counted = metrics.iter().any(|line| line == wanted);
+            counted.then_some(()).ok_or_else(|| format!("{metrics:?}"))
+        })
+        .await;
     });
 }
 

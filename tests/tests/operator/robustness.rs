@@ -225,14 +225,15 @@ fn in_a_namespace_that_is_going_nothing_is_put_back_and_nothing_fails() {
                 .ok_or_else(String::new)
         })
         .await;
+        // News of namespaces come in their order: who closes this one knows that the other is going.
+        lab.shop("staying").await;
+        lab.shop_is_ready("staying").await;
         for name in lab.names("going").await {
             lab.api::<NetworkPolicy>("going")
                 .delete(&name, &DeleteParams::default())
                 .await
                 .unwrap();
         }
-        lab.shop("staying").await;
-        lab.shop_is_ready("staying").await;
         tokio::time::sleep(Duration::from_secs(3)).await;
         assert!(lab.names("going").await.is_empty());
         assert_eq!(failures(&running).await, Vec::<String>::new());

@@ -84,7 +84,7 @@ pub(crate) fn prepare(cluster: &Cluster) -> Result<()> {
 }
 
 pub(crate) fn calls_go_as_foretold(cluster: &Cluster) -> Result<()> {
-    let wait = ["wait", "--for=condition=Ready", "pods", "--all", "--timeout=180s"];
+    let wait = ["wait", "--for=condition=Ready", "pods", "--all", "--timeout=600s"];
     kubectl(cluster, &[&["-n", NAMESPACE], &wait[..]].concat())?;
     let callers: Vec<IpAddr> = CALLERS
         .iter()

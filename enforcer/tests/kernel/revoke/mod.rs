@@ -127,6 +127,10 @@ impl Scene {
         agent
             .until("no comparison", || !compares(&lab.router, variant))
             .await;
+        // One family comes after the other: the end of that sync must not be taken for the next change's.
+        agent
+            .until("the end of that sync", || agent.counters.syncs.get() >= 2)
+            .await;
         Self { lab, servers, agent }
     }
 
