@@ -6,6 +6,7 @@ use crate::cni::server::Call;
 use crate::cni::service::Service;
 use crate::error::Result;
 use crate::kernel::cleanup;
+use crate::revoke::Revoker;
 
 /// The next call of the CNI plugin; never, where there is none.
 pub(super) async fn next_call(plugin: &mut Option<Service>) -> Call {
@@ -54,11 +55,9 @@ impl Agent {
             return;
         };
         let cluster = &self.cluster;
-        let told = self.judged.as_ref().zip(self.revoker.as_ref());
-        let told = told.map(|(judged, revoker)| (*judged.borrow(), revoker.latest()));
+        let progress = self.revoker.as_ref().map(Revoker::progress);
         let waited = plugin.answer(|sandbox, tightening| {
-            let mut is_rid =
-                || told.is_none_or(|(judged, latest)| judged >= *tightening.get_or_insert(latest));
+            let mut is_rid = || progress.is_none_or(|it| it.judged >= *tightening.get_or_insert(it.latest));
             cluster.has_started(sandbox) && (!cluster.is_isolated(&sandbox.key()) || is_rid())
         });
         for waited in waited {

@@ -34,6 +34,15 @@ pub struct Revoker {
     shared: Arc<Shared>,
 }
 
+/// How far the looks at connections are. Tightenings of policies have numbers, from the first on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// By all tightenings up to this one every connection has been judged.
+    pub judged: u64,
+    /// The latest.
+    pub latest: u64,
+}
+
 #[derive(Debug)]
 struct Shared {
     agenda: Mutex<Agenda>,
@@ -81,15 +90,19 @@ impl Revoker {
         self.shared.guarded.subscribe()
     }
 
-    /// By how many tightenings of policies, from the first on, all connections have been judged: whatever
-    /// [`Revoker::latest`] was once, it is over when this is no less.
+    /// Tells that [`Progress::judged`] has become another.
     pub fn judged(&self) -> watch::Receiver<u64> {
         self.shared.judged.subscribe()
     }
 
-    /// The number of the latest tightening.
-    pub fn latest(&self) -> u64 {
-        self.shared.agenda().latest()
+    /// How far the looks at connections are. Asked of the agenda, not of what is told: whoever holds on to a told value
+    /// keeps the worker from telling the next, which it does with the agenda in hand.
+    pub fn progress(&self) -> Progress {
+        let agenda = self.shared.agenda();
+        Progress {
+            judged: agenda.judged(),
+            latest: agenda.latest(),
+        }
     }
 
     /// The kernel's rules have changed, so that some connection that was allowed may no longer be, where they have
