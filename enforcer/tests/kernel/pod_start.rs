@@ -2,12 +2,17 @@
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ringfence_enforcer::cluster::{Object, Update};
+use ringfence_enforcer::cluster::{Kind, Object, Update};
+use ringfence_enforcer::cni::client;
 use ringfence_enforcer::cni::conflist::Entry;
+use ringfence_enforcer::cni::message::{News, Request, Sandbox, VERSION};
 use ringfence_enforcer::cni::protocol::Fallback;
 use ringfence_enforcer::cni::server;
 use ringfence_enforcer::cni::service::{Place, Plugin, Service};
@@ -183,6 +188,69 @@ async fn a_pod_with_an_address_that_was_given_out_before_starts_without_the_conn
     let (success, said) = add(disk.path("cni.sock"), 30, "closed").await;
     assert!(success, "{said}");
     assert_eq!(revoked(), 1, "the pod has another's connection when it starts");
+    agent.stop().await;
+}
+
+/// Tells of sandboxes that go, one after another, until it is stopped: at each the agent asks who may start.
+fn ask_without_end(socket: &Path, stop: &AtomicBool) {
+    let request = Request {
+        version: VERSION,
+        news: News::Stop,
+        sandbox: Sandbox {
+            namespace: "default".to_owned(),
+            name: "nobody".to_owned(),
+            uid: "none".to_owned(),
+            container: "none".to_owned(),
+            addresses: Vec::new(),
+        },
+        wait_milliseconds: 0,
+    };
+    let socket = socket.to_str().expect("a path in UTF-8");
+    while !stop.load(Ordering::Relaxed) {
+        client::ask(socket, &request, Duration::from_secs(30)).expect("the agent goes on");
+    }
+}
+
+/// They once did: each held a lock that the other waited for, and the node's rules stood still.
+#[test]
+fn who_asks_which_pods_may_start_and_who_looks_at_connections_never_wait_for_each_other() {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(ask_while_policies_change())));
+    // An agent that stands still is not waited for.
+    runtime.shutdown_background();
+    if let Err(panic) = outcome {
+        resume_unwind(panic);
+    }
+}
+
+async fn ask_while_policies_change() {
+    let (namespace, disk) = (Namespace::new(), Disk::new());
+    let left = udp(Ipv4Addr::new(10, 244, 2, 2), 4000, Ipv4Addr::new(10, 244, 0, 2));
+    namespace.inside(|| put([left].into_iter()));
+    let agent = disk.start(&namespace, &world(2, vec![closed()]));
+    agent.until_ready().await;
+    let (socket, stop) = (disk.path("cni.sock"), Arc::new(AtomicBool::new(false)));
+    let ask = || {
+        let (socket, stop) = (socket.clone(), Arc::clone(&stop));
+        std::thread::spawn(move || ask_without_end(&socket, &stop))
+    };
+    let asking: Vec<_> = (0..4).map(|_| ask()).collect();
+    for number in 0..200 {
+        let before = agent.counters.syncs.get();
+        let update = if number % 2 == 0 {
+            Update::Remove(Kind::Policy, closed().key)
+        } else {
+            Update::Upsert(Object::Policy(closed()))
+        };
+        agent.tell([update]);
+        agent
+            .until("a sync", || agent.counters.syncs.get() > before)
+            .await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    asking
+        .into_iter()
+        .for_each(|thread| thread.join().expect("each was answered"));
     agent.stop().await;
 }
 
