@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use ringfence_policy::{Compiled, Direction, Event, NodePolicies, ObjectKey, Pod, Resolver};
+use ringfence_policy::{Compiled, CompiledPod, Direction, Event, NodePolicies, ObjectKey, Pod, Resolver};
 
 use self::trial::Trial;
 pub use self::update::{Kind, Object, Update};
@@ -226,17 +226,13 @@ impl Cluster {
 
     /// Whether a policy isolates the pod of the node, in either direction.
     pub fn is_isolated(&self, pod: &ObjectKey) -> bool {
-        let directions = [Direction::Ingress, Direction::Egress];
-        directions
-            .into_iter()
-            .any(|direction| !self.isolating(pod, direction).is_empty())
+        self.resolver.compiled().pods.get(pod).is_some_and(is_isolated)
     }
 
     /// How many pods of the node a policy isolates.
     pub fn isolated_pods(&self) -> usize {
         let pods = self.resolver.compiled().pods.values();
-        pods.filter(|pod| pod.ingress.is_some() || pod.egress.is_some())
-            .count()
+        pods.filter(|pod| is_isolated(pod)).count()
     }
 
     /// The node's own addresses.
@@ -323,6 +319,10 @@ impl Cluster {
         let gone: Vec<ObjectKey> = known.difference(&listing).cloned().collect();
         gone.iter().for_each(|key| self.remove(kind, key, news));
     }
+}
+
+fn is_isolated(pod: &CompiledPod) -> bool {
+    pod.ingress.is_some() || pod.egress.is_some()
 }
 
 fn isolating<'a>(compiled: &'a Compiled, pod: &ObjectKey, direction: Direction) -> &'a [ObjectKey] {

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent::{Running, start_with};
 use super::net::Namespace;
+use super::revoke::crowd::others;
 use super::revoke::entries::{count, put, udp};
 use super::world::{policy, updates, world};
 
@@ -138,14 +139,6 @@ fn pod(world: &World) -> Pod {
     pods.next().expect("pod 0 is there").clone()
 }
 
-/// Connections of others: so many that it takes a while to look at them.
-fn crowd() -> impl Iterator<Item = Vec<u8>> {
-    (0..100_000).map(|number| {
-        let source = Ipv4Addr::from_bits(0x0a80_0000 + number);
-        udp(source, 4000, Ipv4Addr::new(10, 192, 0, 1))
-    })
-}
-
 fn isolated(namespace: &Namespace) -> bool {
     namespace.run(&["ipset", "save"]).contains("10.244.0.2")
 }
@@ -178,7 +171,8 @@ async fn a_pod_starts_when_the_kernel_holds_its_rules_though_nobody_else_tells_i
 async fn a_pod_with_an_address_that_was_given_out_before_starts_without_the_connections_of_the_last_one() {
     let (namespace, disk) = (Namespace::new(), Disk::new());
     let left = udp(Ipv4Addr::new(10, 244, 2, 2), 4000, Ipv4Addr::new(10, 244, 0, 2));
-    namespace.inside(|| put(crowd().chain([left])));
+    // So many that it takes a while to look at them.
+    namespace.inside(|| put(others(100_000).chain([left])));
     let revoked = || namespace.inside(|| count(Some(DEFAULT_REVOKED_MARK)));
     let agent = disk.start(&namespace, &starting());
     agent.until_ready().await;

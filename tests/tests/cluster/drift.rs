@@ -8,7 +8,7 @@ use ringfence_tests::source;
 use serde_json::Value;
 
 use crate::lab::Lab;
-use crate::three_tier::differences;
+use crate::three_tier::paths_become;
 
 /// Edits that widen a generated policy, by what it is for: first each field that the generated policy leaves absent.
 const WIDENINGS: &[(&str, &str)] = &[
@@ -163,9 +163,7 @@ pub(crate) fn a_missing_service_closes(lab: &Lab) -> Result<()> {
     said?;
     gone?;
     lab.close_shop()?;
-    lab.until("the path is open again", || {
-        Ok(differences(lab, ringfence_tests::shop::after)?.is_empty())
-    })
+    paths_become(lab, "the path is open again", ringfence_tests::shop::after)
 }
 
 /// The name and spec of a generated policy in the shop's namespace.

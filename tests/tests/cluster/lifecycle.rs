@@ -9,13 +9,11 @@ use ringfence_tests::source;
 
 use crate::lab::Lab;
 use crate::pod_start::is_without_plugin;
-use crate::three_tier::differences;
+use crate::three_tier::paths_become;
 
 pub(crate) fn kill_and_return(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
-    lab.until("the shop is closed", || {
-        Ok(differences(lab, shop::after)?.is_empty())
-    })?;
+    paths_become(lab, "the shop is closed", shop::after)?;
     let node = lab
         .cluster
         .nodes()
@@ -60,9 +58,11 @@ pub(crate) fn kill_and_return(lab: &Lab) -> Result<()> {
         writes.iter().all(|line| line.ends_with(" 0")),
         "it wrote what was already right: {writes:?}\n{metrics}"
     );
-    lab.until("exactly the allowed paths are open after the return", || {
-        Ok(differences(lab, shop::after)?.is_empty())
-    })
+    paths_become(
+        lab,
+        "exactly the allowed paths are open after the return",
+        shop::after,
+    )
 }
 
 fn renew_enforcer(lab: &Lab, node: &str) -> Result<()> {
@@ -85,9 +85,7 @@ pub(crate) fn deleting_the_ztn_opens(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
     lab.kubectl(&["-n", "production", "delete", "ztn", "default"])?;
     lab.until("no NetworkPolicy is left", || Ok(lab.policies()?.is_empty()))?;
-    lab.until("everyone reaches everyone", || {
-        Ok(differences(lab, shop::before)?.is_empty())
-    })?;
+    paths_become(lab, "everyone reaches everyone", shop::before)?;
     let condition = "jsonpath={range .items[*]}{.status.conditions[?(@.type==\"Accepted\")].reason} {end}";
     lab.until("the ServiceAccesses say that they are not needed", || {
         Ok(lab
@@ -99,9 +97,7 @@ pub(crate) fn deleting_the_ztn_opens(lab: &Lab) -> Result<()> {
 
 pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
-    lab.until("the shop is closed", || {
-        Ok(differences(lab, shop::after)?.is_empty())
-    })?;
+    paths_become(lab, "the shop is closed", shop::after)?;
     let nodes = lab.cluster.nodes();
     let before: Vec<_> = nodes.iter().map(|node| lab.kernel(node)).collect::<Result<_>>()?;
     ensure!(
@@ -141,14 +137,10 @@ pub(crate) fn cleanup_leaves_the_node_as_it_was(lab: &Lab) -> Result<()> {
             node.name
         );
     }
-    lab.until("everyone reaches everyone after cleanup", || {
-        Ok(differences(lab, shop::before)?.is_empty())
-    })?;
+    paths_become(lab, "everyone reaches everyone after cleanup", shop::before)?;
     lab.kubectl(&["delete", "-k", &source::path("config/cleanup")])?;
     lab.bring_enforcers_back()?;
-    lab.until("the shop is closed again", || {
-        Ok(differences(lab, shop::after)?.is_empty())
-    })
+    paths_become(lab, "the shop is closed again", shop::after)
 }
 
 pub(crate) fn deleting_everything_at_once(lab: &Lab) -> Result<()> {
@@ -173,9 +165,7 @@ pub(crate) fn deleting_everything_at_once(lab: &Lab) -> Result<()> {
             node.name
         );
     }
-    lab.until("everyone reaches everyone", || {
-        Ok(differences(lab, shop::before)?.is_empty())
-    })?;
+    paths_become(lab, "everyone reaches everyone", shop::before)?;
     // Whoever comes back finds a cluster that takes it.
     lab.install()
 }

@@ -10,7 +10,7 @@ use ringfence_tests::probe;
 use ringfence_tests::shop;
 
 use crate::lab::{Lab, TIMEOUT};
-use crate::three_tier::differences;
+use crate::three_tier::paths_become;
 
 /// The paths of the shop that stay allowed: client's namespace and label, and what it connects to.
 pub(crate) fn allowed_paths(lab: &Lab) -> Result<Vec<(std::path::PathBuf, SocketAddr)>> {
@@ -63,9 +63,7 @@ pub(crate) fn turning_enforce_on_loses_nothing(lab: &Lab) -> Result<()> {
         // On and off: both directions of the change must carry what both states allow.
         let changed = (0..3).try_for_each(|_| {
             lab.close_shop()?;
-            lab.until("the shop is closed", || {
-                Ok(differences(lab, shop::after)?.is_empty())
-            })?;
+            paths_become(lab, "the shop is closed", shop::after)?;
             lab.open_shop()
         });
         stop.store(true, Ordering::Relaxed);

@@ -1,22 +1,18 @@
 //! The three-tier shop: exactly what is allowed, and what the status says of it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use ringfence_tests::shop::{self, App, Target};
 
 use crate::lab::{Lab, TIMEOUT};
 
 pub(crate) fn everyone_reaches_everyone(lab: &Lab) -> Result<()> {
     lab.open_shop()?;
-    lab.until("everyone reaches everyone", || {
-        Ok(differences(lab, shop::before)?.is_empty())
-    })
+    paths_become(lab, "everyone reaches everyone", shop::before)
 }
 
 pub(crate) fn exactly_the_allowed_paths_are_open(lab: &Lab) -> Result<()> {
     lab.close_shop()?;
-    lab.until("exactly the allowed paths are open", || {
-        Ok(differences(lab, shop::after)?.is_empty())
-    })
+    paths_become(lab, "exactly the allowed paths are open", shop::after)
 }
 
 pub(crate) fn status_says_what_is_covered(lab: &Lab) -> Result<()> {
@@ -32,8 +28,18 @@ pub(crate) fn status_says_what_is_covered(lab: &Lab) -> Result<()> {
     })
 }
 
+/// Waits until exactly the expected paths are open. Where that never comes about, says which cells were not as they should be at last.
+pub(crate) fn paths_become(lab: &Lab, what: &str, expected: fn(&App, &Target) -> bool) -> Result<()> {
+    let mut last = Vec::new();
+    let outcome = lab.until(what, || {
+        last = differences(lab, expected)?;
+        Ok(last.is_empty())
+    });
+    outcome.with_context(|| format!("not as it should be:\n{}", last.join("\n")))
+}
+
 /// The cells that are not what they should be, in words.
-pub(crate) fn differences(lab: &Lab, expected: fn(&App, &Target) -> bool) -> Result<Vec<String>> {
+fn differences(lab: &Lab, expected: fn(&App, &Target) -> bool) -> Result<Vec<String>> {
     let measured = shop::measure(&lab.cluster, TIMEOUT)?;
     Ok(shop::differences(&measured.matrix, expected))
 }

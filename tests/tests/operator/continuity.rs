@@ -11,7 +11,7 @@ use ringfence_operator::leader::{Fence, Timing};
 use ringfence_operator::uninstall::uninstall;
 use serde_json::json;
 
-use crate::lab::{LIMIT, Lab, block_on, until};
+use crate::lab::{AGAIN, LIMIT, Lab, block_on, until};
 use crate::running::Running;
 
 /// Short enough for a test, with the same proportions.
@@ -29,9 +29,6 @@ const PATIENT: Timing = Timing {
     renew: Duration::from_secs(4),
     retry: Duration::from_secs(5),
 };
-
-/// A watch that failed again and again is tried again within a minute.
-const AGAIN: Duration = Duration::from_secs(90);
 
 async fn is_open(lab: &Lab, namespace: &str) {
     lab.policies_are(namespace, "none", <[String]>::is_empty).await;

@@ -29,6 +29,8 @@ use crate::running::Running;
 
 /// How long anything may take that has no limit of its own. A loaded machine must not fail a test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+/// Long enough for a watch that failed again and again to be tried again, which it is within a minute.
+pub(crate) const AGAIN: Duration = Duration::from_secs(90);
 
 /// One runtime for all tests of this program: connections and operators live in it across tests.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());

@@ -12,11 +12,8 @@ use ringfence_operator::leader::Timing;
 use ringfence_tests::source;
 use serde_json::{Value, json};
 
-use crate::lab::{LIMIT, Lab, block_on, shared, until};
+use crate::lab::{AGAIN, LIMIT, Lab, block_on, shared, until};
 use crate::running::Running;
-
-/// Long enough for a watch whose kind was away to be tried again.
-const AGAIN: Duration = Duration::from_secs(90);
 
 fn apps(count: usize) -> Value {
     let client = |n: usize| json!({"podSelector": {"matchLabels": {"app": format!("app-{n}")}}});

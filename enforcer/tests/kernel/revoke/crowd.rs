@@ -22,11 +22,15 @@ const OTHERS: u32 = 160_000;
 const FORBIDDEN: u32 = 20_000;
 const ALLOWED: u32 = 20_000;
 
-fn crowd() -> impl Iterator<Item = Vec<u8>> {
-    let others = (0..OTHERS).map(|number| {
+/// So many connections of others.
+pub(crate) fn others(count: u32) -> impl Iterator<Item = Vec<u8>> {
+    (0..count).map(|number| {
         let source = Ipv4Addr::from_bits(0x0a80_0000 + number);
         udp(source, 4000, Ipv4Addr::from_bits(0x0ac0_0000 + number % 250))
-    });
+    })
+}
+
+fn crowd() -> impl Iterator<Item = Vec<u8>> {
     let address = |pod| match Lab::addresses(pod)[0] {
         IpAddr::V4(address) => address,
         IpAddr::V6(_) => panic!("IPv4 is first"),
@@ -35,7 +39,7 @@ fn crowd() -> impl Iterator<Item = Vec<u8>> {
         let port = u16::try_from(number + 1024).expect("a port");
         udp(address(from), port, address(0))
     };
-    others
+    others(OTHERS)
         .chain((0..FORBIDDEN).map(move |number| to_server(2, number)))
         .chain((0..ALLOWED).map(move |number| to_server(4, number)))
 }

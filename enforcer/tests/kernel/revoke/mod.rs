@@ -1,7 +1,7 @@
 //! A policy that tightens ends the connections that it no longer allows, at both ends, and no other loses anything.
 
 mod causes;
-mod crowd;
+pub(super) mod crowd;
 pub(super) mod entries;
 mod guard;
 mod talk;
